@@ -1,0 +1,81 @@
+"""Grids and volumes: an array and where its voxels lie in the patient.
+
+World coordinates are millimetres in RAS+ (x to the patient's right, y to the front, z to the head), as in NIfTI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array of ``shape`` lie.
+
+    Attributes:
+        shape: Number of voxels along the three array axes.
+        affine: 4x4 float64 matrix from voxel index to RAS+ millimetres.
+    """
+
+    shape: Shape
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise ValueError(f"affine is 4x4, got {affine.shape}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @cached_property
+    def spacing_mm(self) -> Spacing:
+        """Distance between neighbouring voxel centres along each array axis."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)).tolist()
+        return x, y, z
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def same_as(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
+        """Whether both grids have the same shape and no voxel centre is further apart than ``tolerance_mm``."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
+        corners[:, :3] *= np.array(self.shape) - 1
+        distance = corners @ (self.affine - other.affine).T
+        return bool(np.sqrt((distance[:, :3] ** 2).sum(axis=1)).max() <= tolerance_mm)
+
+    def cropped(self, start: ArrayLike, shape: ArrayLike) -> Grid:
+        """The grid of the box of ``shape`` voxels whose first voxel is ``start`` (may be negative: a padded grid)."""
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ np.asarray(start, dtype=np.float64)
+        x, y, z = (int(n) for n in np.asarray(shape))
+        return Grid((x, y, z), affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or label map on its grid.
+
+    Attributes:
+        data: ``(channel, x, y, z)``; a label map has one channel.
+        grid: Where the voxels lie; ``grid.shape == data.shape[1:]``.
+    """
+
+    data: NDArray[Any]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:
+            raise ValueError(f"data is (channel, x, y, z) on {self.grid.shape}, got {self.data.shape}")
