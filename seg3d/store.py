@@ -1,0 +1,317 @@
+"""The HDF5 volume: one file per case, written whole or not at all, read by memory map.
+
+On disk the axes are ``(channel, z, y, x)``, so that an axial slice and every row of a patch lie in one piece; in memory
+everything is a view ``(channel, x, y, z)``. Image and label are contiguous datasets: their place in the file is
+known once it is written, and a patch is copied from a memory map without passing through HDF5.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import mmap
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from seg3d.atomic import atomic_path
+from seg3d.errors import StoreError
+from seg3d.volume import Grid, Shape
+
+SCHEMA_VERSION = 1
+BLOCK = 32  # edge of a block in voxels: a block of labels is 32 KiB, one read
+SUFFIX = ".h5"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
+_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A connected component (26 neighbours) of one class.
+
+    Attributes:
+        number: Its value in the component map, from 1.
+        class_value: Label value.
+        size: Voxels.
+        start: First voxel (x, y, z) of its box.
+        stop: One past the last voxel of its box.
+    """
+
+    number: int
+    class_value: int
+    size: int
+    start: Shape
+    stop: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class StoredInfo:
+    """What a stored volume says of itself, without its voxels."""
+
+    path: Path
+    case_id: str
+    channels: int
+    grid: Grid
+    way_back: dict[str, Any]
+    labels: dict[str, int]
+    ignore_label: int | None
+    class_counts: dict[int, int]
+    lesions: tuple[Lesion, ...]
+    recipe_sha256: str
+    source_sha256: dict[str, str]
+    content_sha256: str
+    image_offset: int
+    label_offset: int | None
+    blocks_offset: int | None
+    label_dtype: str
+
+
+def stored_path(store: Path, case_id: str) -> Path:
+    """The file of a case in a store folder.
+
+    Raises:
+        StoreError: The case name cannot be a file name.
+    """
+    if not _SAFE_NAME.fullmatch(case_id):
+        raise StoreError(
+            "the case name cannot be a file name",
+            where=case_id,
+            expected="letters, digits and . _ + = @ -, the first a letter or digit",
+            fix="Rename the case.",
+        )
+    return store / f"{case_id}{SUFFIX}"
+
+
+def write_stored(
+    path: Path,
+    *,
+    case_id: str,
+    image: NDArray[np.float16],
+    label: NDArray[Any] | None,
+    grid: Grid,
+    way_back: Mapping[str, Any],
+    recipe_sha256: str,
+    source_sha256: Mapping[str, str],
+    labels: Mapping[str, int],
+    ignore_label: int | None,
+) -> None:
+    """Write one prepared case, atomically.
+
+    Args:
+        path: The file.
+        case_id: Name of the case.
+        image: ``(channel, x, y, z)``, float16, normalised.
+        label: ``(x, y, z)``, uint8 or uint16, or ``None`` for a case without one.
+        grid: The prepared grid.
+        way_back: JSON of the way back to the source grid.
+        recipe_sha256: Digest of the recipe that prepared it.
+        source_sha256: SHA-256 of each source file by name.
+        labels: Label values by name.
+        ignore_label: Label value that counts nowhere; it gets no block counts.
+
+    Raises:
+        StoreError: The disk is full or the file cannot be written; nothing is left behind.
+    """
+    if image.dtype != np.float16 or image.shape[1:] != grid.shape:
+        raise ValueError(f"image is float16 (channel, *{grid.shape}), got {image.dtype} {image.shape}")
+    if label is not None and (label.shape != grid.shape or label.dtype not in (np.uint8, np.uint16)):
+        raise ValueError(f"label is uint8 or uint16 {grid.shape}, got {label.dtype} {label.shape}")
+    attributes = {
+        "schema_version": SCHEMA_VERSION,
+        "case_id": case_id,
+        "axes": "czyx",
+        "affine": grid.affine,
+        "way_back": json.dumps(dict(way_back), sort_keys=True),
+        "recipe_sha256": recipe_sha256,
+        "source_sha256": json.dumps(dict(source_sha256), sort_keys=True),
+        "labels": json.dumps(dict(labels)),
+        "ignore_label": -1 if ignore_label is None else ignore_label,
+    }
+    try:
+        _require_space(path, image.nbytes + (0 if label is None else label.nbytes))
+        with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+            _write_voxels(file, image, label, sorted(set(labels.values()) - {ignore_label}))
+            attributes["content_sha256"] = content_sha256(image, label, grid)
+            file.attrs.update(attributes)
+    except OSError as error:
+        full = error.errno == errno.ENOSPC or "errno = 28" in str(error)
+        raise StoreError(
+            "the disk is full" if full else "the volume cannot be written",
+            where=path,
+            got=None if full else error,
+            fix="Free some space and prepare again: finished cases are kept." if full else None,
+        ) from error
+
+
+def content_sha256(image: NDArray[Any], label: NDArray[Any] | None, grid: Grid) -> str:
+    """SHA-256 over voxels (in file order) and affine, rounded to 1e-9 mm."""
+    digest = hashlib.sha256()
+    for array in (image.transpose(0, 3, 2, 1), None if label is None else label.T):
+        if array is not None:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            for plane in array:
+                digest.update(np.ascontiguousarray(plane).data)
+    digest.update(np.round(grid.affine, 9).astype("<f8").tobytes())
+    return digest.hexdigest()
+
+
+def read_info(path: Path) -> StoredInfo:
+    """What a stored volume says of itself; no voxel is read.
+
+    Raises:
+        StoreError: Missing, unreadable, or of another schema version.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _info(path, file)
+    except FileNotFoundError as error:
+        raise StoreError("the stored volume is missing", where=path, fix="Run 'seg3d prepare'.") from error
+    except (OSError, KeyError) as error:
+        raise StoreError(
+            "this is not a complete stored volume", where=path, got=error, fix="Delete it and run 'seg3d prepare'."
+        ) from error
+
+
+class StoredVolume:
+    """The voxels of a stored volume as views on a memory map; nothing is read before it is touched.
+
+    Attributes:
+        image: ``(channel, x, y, z)`` float16, x fastest in memory.
+        label: ``(x, y, z)``, or ``None``.
+        blocks: ``(class, block x, block y, block z)`` uint32 voxel counts in the order of ``info.class_counts``.
+    """
+
+    def __init__(self, info: StoredInfo) -> None:
+        self.info = info
+        x, y, z = info.grid.shape
+        with info.path.open("rb") as file:
+            raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+        def view(offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+            return np.frombuffer(raw, dtype, int(np.prod(shape)), offset).reshape(shape)
+
+        self.image = view(info.image_offset, "<f2", (info.channels, z, y, x)).transpose(0, 3, 2, 1)
+        self.label = None if info.label_offset is None else view(info.label_offset, info.label_dtype, (z, y, x)).T
+        if info.blocks_offset is not None:
+            shape = (len(info.class_counts), *(-(-n // BLOCK) for n in (z, y, x)))
+            self.blocks = view(info.blocks_offset, "<u4", shape).transpose(0, 3, 2, 1)
+
+    def components(self, start: Shape, stop: Shape) -> NDArray[Any]:
+        """Component numbers ``(x, y, z)`` in a box; 0 is background."""
+        (x0, y0, z0), (x1, y1, z1) = start, stop
+        with h5py.File(self.info.path, "r") as file:
+            box: NDArray[Any] = file["components"][z0:z1, y0:y1, x0:x1]
+        return box.T
+
+    def verify(self) -> None:
+        """Compare the voxels with the content digest.
+
+        Raises:
+            StoreError: They differ: the file was damaged or changed by hand.
+        """
+        found = content_sha256(self.image, self.label, self.info.grid)
+        if found != self.info.content_sha256:
+            raise StoreError(
+                "the voxels do not fit their digest",
+                where=self.info.path,
+                got=found,
+                expected=self.info.content_sha256,
+                fix="Delete the file and run 'seg3d prepare'.",
+            )
+
+
+def _require_space(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{size} bytes needed, {free} free")
+
+
+def _write_voxels(file: h5py.File, image: NDArray[Any], label: NDArray[Any] | None, classes: list[int]) -> None:
+    file.create_dataset("image", data=image.transpose(0, 3, 2, 1), dtype="<f2")
+    if label is None:
+        return
+    file.create_dataset("label", data=label.T, dtype=label.dtype.newbyteorder("<"))
+    blocks = np.stack([_count_blocks(value == label.T) for value in classes])
+    file.create_dataset("blocks", data=blocks, dtype="<u4")
+    counts = blocks.sum(axis=(1, 2, 3), dtype=np.int64)
+    file["blocks"].attrs["classes"] = np.array(classes, dtype=np.int64)
+    file["blocks"].attrs["counts"] = counts
+    components, rows = _find_lesions(label, classes)
+    # mostly zero: compressed by block it takes next to no space and one block is one read
+    chunks = tuple(min(BLOCK, n) for n in components.T.shape)
+    file.create_dataset("components", data=components.T, chunks=chunks, compression="gzip", compression_opts=1)
+    file.create_dataset("lesions", data=np.array(rows, dtype="<i8").reshape(-1, 9))
+
+
+def _count_blocks(mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Voxels set in each block of a (z, y, x) mask."""
+    counts: NDArray[Any] = mask
+    for axis, size in enumerate(mask.shape):
+        edges = np.arange(0, size, BLOCK)
+        counts = np.add.reduceat(counts, edges, axis=axis, dtype=np.uint32)
+    return counts
+
+
+def _find_lesions(label: NDArray[Any], classes: list[int]) -> tuple[NDArray[Any], list[list[int]]]:
+    """The component map and a row (number, class, size, start x y z, stop x y z) per component."""
+    components = np.zeros(label.shape, dtype=np.uint32, order="F")
+    rows: list[list[int]] = []
+    # labelling only inside the class's box keeps a small organ in a large scan cheap
+    boxes = ndimage.find_objects(label) if label.any() else []
+    for value in (c for c in classes if 0 < c <= len(boxes) and boxes[c - 1] is not None):
+        box = boxes[value - 1]
+        found, count = ndimage.label(label[box] == value, structure=_CONNECTIVITY_26)
+        sizes = np.bincount(found.ravel(), minlength=count + 1)
+        inner = ndimage.find_objects(found)
+        components[box] += np.where(found > 0, found + len(rows), 0).astype(np.uint32)
+        for number, part in enumerate(inner, start=1):
+            start = [outer.start + p.start for outer, p in zip(box, part, strict=True)]
+            stop = [outer.start + p.stop for outer, p in zip(box, part, strict=True)]
+            rows.append([len(rows) + 1, value, int(sizes[number]), *start, *stop])
+    return components, rows
+
+
+def _info(path: Path, file: h5py.File) -> StoredInfo:
+    version = int(file.attrs["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            "the stored volume is of another schema version",
+            where=path,
+            got=version,
+            expected=SCHEMA_VERSION,
+            fix="Prepare the dataset again into a new store.",
+        )
+    channels, z, y, x = file["image"].shape
+    label = file.get("label")
+    blocks = file.get("blocks")
+    counts = {} if blocks is None else zip(blocks.attrs["classes"], blocks.attrs["counts"], strict=True)
+    rows = file["lesions"][()].tolist() if "lesions" in file else []
+    ignore = int(file.attrs["ignore_label"])
+    return StoredInfo(
+        path=path,
+        case_id=str(file.attrs["case_id"]),
+        channels=channels,
+        grid=Grid((x, y, z), file.attrs["affine"]),
+        way_back=json.loads(file.attrs["way_back"]),
+        labels=json.loads(file.attrs["labels"]),
+        ignore_label=None if ignore < 0 else ignore,
+        class_counts={int(value): int(count) for value, count in counts},
+        lesions=tuple(Lesion(r[0], r[1], r[2], tuple(r[3:6]), tuple(r[6:9])) for r in rows),
+        recipe_sha256=str(file.attrs["recipe_sha256"]),
+        source_sha256=json.loads(file.attrs["source_sha256"]),
+        content_sha256=str(file.attrs["content_sha256"]),
+        image_offset=file["image"].id.get_offset(),
+        label_offset=None if label is None else label.id.get_offset(),
+        blocks_offset=None if blocks is None else blocks.id.get_offset(),
+        label_dtype="|u1" if label is None else label.dtype.str,
+    )
