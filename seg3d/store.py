@@ -55,11 +55,12 @@ class Lesion:
 
 @dataclass(frozen=True, eq=False)
 class StoredInfo:
-    """What a stored volume says of itself, without its voxels."""
+    """What a stored volume says of itself, without its voxels; ``minimum`` is each channel's smallest value."""
 
     path: Path
     case_id: str
     channels: int
+    minimum: tuple[float, ...]
     grid: Grid
     way_back: dict[str, Any]
     labels: dict[str, int]
@@ -130,6 +131,7 @@ def write_stored(
         "case_id": case_id,
         "axes": "czyx",
         "affine": grid.affine,
+        "minimum": image.min(axis=(1, 2, 3)).astype(np.float32),
         "way_back": json.dumps(dict(way_back), sort_keys=True),
         "recipe_sha256": recipe_sha256,
         "source_sha256": json.dumps(dict(source_sha256), sort_keys=True),
@@ -194,7 +196,8 @@ class StoredVolume:
         self.info = info
         x, y, z = info.grid.shape
         with info.path.open("rb") as file:
-            raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # private instead of read-only, of which torch would warn; nobody writes
+            raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
         def view(offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
             return np.frombuffer(raw, dtype, int(np.prod(shape)), offset).reshape(shape)
@@ -301,6 +304,7 @@ def _info(path: Path, file: h5py.File) -> StoredInfo:
         path=path,
         case_id=str(file.attrs["case_id"]),
         channels=channels,
+        minimum=tuple(file.attrs["minimum"].tolist()),
         grid=Grid((x, y, z), file.attrs["affine"]),
         way_back=json.loads(file.attrs["way_back"]),
         labels=json.loads(file.attrs["labels"]),

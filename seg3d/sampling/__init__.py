@@ -1,0 +1,1 @@
+"""Which patches an epoch holds, where they lie, and how they reach the network."""

@@ -1,0 +1,87 @@
+"""The Lightning data module: keyed patches for training, whole stored volumes for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from seg3d.sampling.patches import PatchReader
+from seg3d.sampling.plan import SamplingPlan
+from seg3d.sampling.queue import PatchQueue, VisitDataset, collate
+from seg3d.store import StoredInfo
+
+
+class EpochOrder:
+    """Sampler of the outer loader: tells the queue which epoch begins, then counts its patches."""
+
+    def __init__(self, queue: PatchQueue) -> None:
+        self._queue = queue
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self._queue.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._queue)))
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+
+class PatchDataModule(pl.LightningDataModule):
+    """Patches for training and whole cases for validation.
+
+    Args:
+        plan: The sampling plan.
+        reader: Reads its patches.
+        validation: Cases for validation; with several ranks each takes every n-th.
+        queue_length: Patches that the queue holds.
+        batch_size: Patches a step on each rank.
+        num_workers: Worker processes.
+    """
+
+    def __init__(
+        self,
+        plan: SamplingPlan,
+        reader: PatchReader,
+        validation: Sequence[StoredInfo],
+        *,
+        queue_length: int,
+        batch_size: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self._reader = reader
+        self._validation = tuple(validation)
+        self._queue_length = queue_length
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches of patches: this rank's share of the epoch."""
+        visits = VisitDataset(self.plan, self._reader, self._rank, self._ranks)
+        queue = PatchQueue(visits, self._queue_length, self._reader.patch_size, self._num_workers)
+        return DataLoader(
+            queue, batch_size=self._batch_size, sampler=EpochOrder(queue), num_workers=0, collate_fn=collate
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """This rank's validation cases, each once; nothing is padded to make the ranks' numbers equal."""
+        cases = list(self._validation[self._rank :: self._ranks])
+        return DataLoader(cases, batch_size=None, num_workers=0, collate_fn=_as_is)  # type: ignore[arg-type]  # a list is a dataset
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+
+def _as_is(case: StoredInfo) -> StoredInfo:
+    return case

@@ -1,0 +1,83 @@
+"""One call of the Lightning trainer, with nothing of it left to defaults that change results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from seg3d.training.data import PatchDataModule
+from seg3d.training.module import SegmentationModule
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and on what to train.
+
+    Attributes:
+        max_epochs: Epochs.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        accelerator: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        devices: Number of devices; more than one trains distributed.
+        gradient_clip: Largest gradient norm, or ``None``.
+        accumulate: Batches whose gradients are added up for one step.
+        validate_every: Epochs between validations.
+        deterministic: Raise at an operator without a deterministic algorithm.
+        progress: Show a progress bar where the output is a terminal.
+    """
+
+    max_epochs: int
+    precision: str = "fp32"
+    accelerator: str = "auto"
+    devices: int = 1
+    gradient_clip: float | None = None
+    accumulate: int = 1
+    validate_every: int = 1
+    deterministic: bool = True
+    progress: bool = True
+
+
+def fit(
+    module: SegmentationModule, data: PatchDataModule, settings: FitSettings, callbacks: Sequence[pl.Callback]
+) -> pl.Trainer:
+    """Train; the trainer is returned after the last epoch."""
+    _quieten()
+    bar = settings.progress and sys.stderr.isatty()
+    trainer = pl.Trainer(
+        max_epochs=settings.max_epochs,
+        precision=_PRECISION[settings.precision],  # type: ignore[arg-type]  # a literal union in Lightning
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        # spawned ranks come back to this process; Lightning's plain "ddp" would run the command line again for each
+        strategy="auto" if settings.devices == 1 else "ddp_spawn",
+        gradient_clip_val=settings.gradient_clip,
+        accumulate_grad_batches=settings.accumulate,
+        check_val_every_n_epoch=settings.validate_every,
+        deterministic=settings.deterministic,
+        benchmark=not settings.deterministic,
+        use_distributed_sampler=False,  # it would pad, and count cases twice
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=bar,
+        callbacks=[*callbacks, *([TQDMProgressBar(refresh_rate=1)] if bar else [])],
+    )
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def _quieten() -> None:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # loaders without workers are meant: the queue behind them has the workers
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*IterableDataset.*__len__.*")
+    warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")

@@ -1,0 +1,74 @@
+"""The three set-ups of a run: deterministic, seeded, random."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from seg3d.keyed import derived_seed
+
+Mode = Literal["deterministic", "seeded", "random"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Reproducibility:
+    """How a process is set up before anything is computed.
+
+    Attributes:
+        mode: ``"deterministic"`` seeds everything and forbids operators without a deterministic algorithm; ``"seeded"``
+            seeds everything and leaves the fastest algorithms; ``"random"`` seeds nothing.
+        threads: CPU threads of torch; their number changes the bits of a result on the CPU. ``None``: as torch chose.
+        portable: Leave oneDNN out, so that the number of threads no longer matters; slower.
+        tf32: Allow TF32 on CUDA.
+        keep_memory: Have glibc keep freed blocks instead of giving them back to the kernel; no effect elsewhere.
+    """
+
+    mode: Mode = "deterministic"
+    threads: int | None = None
+    portable: bool = False
+    tf32: bool = False
+    keep_memory: bool = True
+
+    def apply(self, seed: int) -> int:
+        """Set the process up and give the seed that holds: ``seed``, or one drawn by chance in mode ``"random"``."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.keep_memory:
+            keep_freed_memory()
+        torch.backends.mkldnn.set_flags(not self.portable)
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        deterministic = self.mode == "deterministic"
+        if deterministic:
+            # read when CUDA starts; without it cuBLAS may choose another algorithm in every call
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cudnn.benchmark = not deterministic
+        if self.mode == "random":
+            seed = secrets.randbits(62)
+            torch.seed()
+        else:
+            torch.manual_seed(derived_seed(seed, "torch"))
+        return seed
+
+
+def keep_freed_memory() -> bool:
+    """Raise glibc's thresholds for giving memory back to the kernel; whether that was possible.
+
+    Large arrays are allocated and freed at every step; by default each is a fresh mapping whose pages are faulted in
+    anew. Only glibc has ``mallopt``.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    large = 1 << 30
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, large) and libc.mallopt(_M_TRIM_THRESHOLD, large))

@@ -1,0 +1,125 @@
+"""MLflow: a mirror of the run folder that can be searched; the folder stays the truth."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seg3d.errors import RunError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+
+
+@dataclass
+class Tracker:
+    """One MLflow run; :func:`start_tracking` makes it.
+
+    Attributes:
+        client: Client of the server or database.
+        run_id: The MLflow run.
+    """
+
+    client: MlflowClient
+    run_id: str
+    _ended: bool = field(default=False, init=False)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log finite values in one request."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(k, float(v), now, step) for k, v in values.items() if v == v and abs(v) != float("inf")]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def log_files(self, paths: Sequence[Path], folder: str | None = None) -> None:
+        """Log files that exist as artifacts."""
+        for path in paths:
+            if path.is_file():
+                self.client.log_artifact(self.run_id, str(path), folder)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        for key, value in tags.items():
+            self.client.set_tag(self.run_id, key, value)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Close the run once."""
+        if not self._ended:
+            self.client.set_terminated(self.run_id, status)
+            self._ended = True
+
+
+def start_tracking(
+    uri: str,
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> Tracker:
+    """Start a run on a server (``http://...``) or in a local database (``sqlite:///folder/mlflow.db``).
+
+    Args:
+        uri: Tracking URI. A local database keeps its artifacts in ``artifacts`` beside it.
+        experiment: Name of the experiment; made if it is not there.
+        run_name: Name of the run.
+        params: Nested settings; they are logged flat, ``train.max_epochs``.
+        tags: Digests and the like.
+
+    Raises:
+        RunError: The server or database cannot be used.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    # migrations of a new database are told line by line otherwise
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        if uri.startswith(_SQLITE):  # sqlite makes the file but not its folder
+            Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(tracking_uri=uri)
+        experiment_id = _experiment(client, uri, experiment)
+        run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
+        flat = [Param(key, str(value)[:500]) for key, value in flatten(params).items()]
+        for first in range(0, len(flat), 100):  # the most that a request may hold
+            client.log_batch(run.info.run_id, params=flat[first : first + 100])
+    except (MlflowException, OSError) as error:
+        raise RunError(
+            "the tracking server or database cannot be used",
+            where=f"tracking.uri = {uri}",
+            got=error,
+            fix="Start the server, correct tracking.uri, or switch tracking off: tracking.enabled=false.",
+        ) from error
+    return Tracker(client, run.info.run_id)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith(_SQLITE):
+        folder = Path(uri.removeprefix(_SQLITE)).resolve().parent / "artifacts"
+        folder.mkdir(parents=True, exist_ok=True)
+        location = folder.as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
