@@ -1,3 +1,24 @@
-"""Train, apply and audit medical image segmentation models, bit for bit reproducibly."""
+"""Train, apply and audit medical image segmentation models, bit for bit reproducibly.
+
+The verbs of the command line are functions of the same names; they are imported when first used, because torch is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["check", "demo", "evaluate", "predict", "prepare", "train"]
+
+if TYPE_CHECKING:
+    from seg3d.verbs.check import check
+    from seg3d.verbs.demo import demo
+    from seg3d.verbs.evaluate import evaluate
+    from seg3d.verbs.predict import predict
+    from seg3d.verbs.prepare import prepare
+    from seg3d.verbs.train import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"seg3d.verbs.{name}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

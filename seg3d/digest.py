@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seg3d.atomic import write_json
+
 if TYPE_CHECKING:
     import torch
 
@@ -47,3 +49,32 @@ def sha256_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+class FileDigests:
+    """SHA-256 of files, remembered by size and modification time so that a large file is read once.
+
+    Args:
+        cache: JSON file of what is known; written by :meth:`save`.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        try:
+            self._known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}  # a lost or damaged cache costs time, nothing else
+
+    def sha256(self, path: Path) -> str:
+        """Digest of a file, read again only when its size or modification time is new."""
+        status = path.stat()
+        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        known = self._known.get(key)
+        if known is None or known[:2] != stamp:
+            known = [*stamp, sha256_file(path)]
+            self._known[key] = known
+        return str(known[2])
+
+    def save(self) -> None:
+        """Write the cache, atomically."""
+        write_json(self._cache, self._known)

@@ -37,15 +37,15 @@ class Frame:
     @property
     def extent_mm(self) -> NDArray[np.float64]:
         """Edge lengths of the field of view."""
-        return np.array(self.shape) * np.array(self.spacing_mm)
+        return np.asarray(np.array(self.shape) * np.array(self.spacing_mm))
 
     def index_to_mm(self, index: NDArray[np.floating | np.integer]) -> Points:
         """Millimetres of voxel indices ``(..., 3)``."""
-        return (np.asarray(index) - (np.array(self.shape) - 1) / 2) * np.array(self.spacing_mm)
+        return np.asarray((index - (np.array(self.shape) - 1) / 2) * np.array(self.spacing_mm))
 
     def mm_to_index(self, point_mm: Points) -> Points:
         """Voxel indices, not rounded, of points ``(..., 3)`` in millimetres."""
-        return np.asarray(point_mm) / np.array(self.spacing_mm) + (np.array(self.shape) - 1) / 2
+        return np.asarray(point_mm / np.array(self.spacing_mm) + (np.array(self.shape) - 1) / 2)
 
 
 def frame_of(shape: Shape, spacing_mm: Spacing) -> Frame:

@@ -131,9 +131,7 @@ class PhantomSpec:
         low, high = kind.spacing_mm
         share = rng.random(2)[[0, 0, 1]]
         nx, ny, nz = (max(16, round(n * float(factor))) for n, factor in zip(kind.shape, size, strict=True))
-        x, y, z = (
-            round(a + (b - a) * float(t), 3) for a, b, t in zip(low, high, share, strict=True)
-        )
+        x, y, z = (round(a + (b - a) * float(t), 3) for a, b, t in zip(low, high, share, strict=True))
         return self.shape or (nx, ny, nz), self.spacing_mm or (x, y, z)
 
     def is_tumour_free(self, index: int) -> bool:

@@ -1,0 +1,62 @@
+"""Dataset and recipe of a config; torch is not needed for these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from seg3d.cases import Dataset, read_dataset
+from seg3d.config import Config
+from seg3d.errors import ConfigError
+from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
+
+
+def build_dataset(config: Config) -> Dataset:
+    """The dataset that the config names, read in place."""
+    chosen = config.data
+    return read_dataset(
+        Path(chosen.source),
+        layout=chosen.layout,
+        folders_images=() if chosen.folders is None else tuple(chosen.folders.images),
+        folders_label=None if chosen.folders is None else chosen.folders.label,
+        channels=chosen.channels,
+        labels=chosen.labels,
+        ignore_label=chosen.ignore_label,
+        group_pattern=chosen.group_pattern,
+        groups=chosen.groups,
+    )
+
+
+def build_recipe(config: Config, channels: int) -> Recipe:
+    """How a scan is prepared.
+
+    Raises:
+        ConfigError: The number of normalisations fits neither one for all channels nor one for each.
+    """
+    chosen = config.prepare
+    if len(chosen.normalise) not in (1, channels):
+        raise ConfigError(
+            "one normalisation for all channels or one for each",
+            where="prepare.normalise",
+            got=len(chosen.normalise),
+            expected=f"1 or {channels}",
+        )
+    crop = chosen.crop
+    return Recipe(
+        crop=Crop(
+            foreground=None if crop.foreground is None else ForegroundCrop(**crop.foreground.model_dump()),
+            **crop.model_dump(exclude={"foreground"}),
+        ),
+        spacing_mm=chosen.spacing_mm,
+        normalise=tuple(Normalisation(**step.model_dump()) for step in chosen.normalise),
+    )
+
+
+def foreground(labels: Mapping[str, int], ignore_label: int | None) -> dict[str, int]:
+    """The labels that are predicted and scored, without background and the ignored one."""
+    return {name: value for name, value in labels.items() if value not in (0, ignore_label)}
+
+
+def classes(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:
+    """Label value of each output of the network, background first."""
+    return tuple(sorted({0, *foreground(labels, ignore_label).values()}))

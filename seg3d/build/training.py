@@ -1,0 +1,202 @@
+"""Network, loss, data and training of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from seg3d.build.dataset import classes, foreground
+from seg3d.cases import Split, split_cases
+from seg3d.config import Config
+from seg3d.errors import ConfigError
+from seg3d.inference.sliding import SlidingWindow
+from seg3d.keyed import derived_seed
+from seg3d.losses import LossTerm, build_loss
+from seg3d.models import ReducedUNet
+from seg3d.sampling.augment import Augmentation
+from seg3d.sampling.certificate import Certifier
+from seg3d.sampling.patches import PatchReader
+from seg3d.sampling.plan import SamplingPlan
+from seg3d.store import StoredInfo
+from seg3d.training.data import PatchDataModule
+from seg3d.training.fit import FitSettings
+from seg3d.training.module import SegmentationModule
+from seg3d.training.reproducibility import Reproducibility
+from seg3d.training.schedule import build_optimizer, factor
+
+
+def build_split(config: Config, cases: Sequence[StoredInfo], groups: Mapping[str, str]) -> Split:
+    """Train, validation and test cases, stratified by the rarest label or the one that the config names."""
+    chosen = config.data.split
+    rare = _stratum(config, cases)
+    return split_cases(
+        [(c.case_id, groups[c.case_id], c.class_counts.get(rare, 0) > 0) for c in cases],
+        kind=chosen.kind,
+        folds=chosen.folds,
+        fold=chosen.fold,
+        val_share=chosen.val_share,
+        test_share=chosen.test_share,
+        file=None if chosen.file is None else Path(chosen.file),
+        seed=config.seed,
+    )
+
+
+def build_network(config: Config, channels: int, outputs: int) -> nn.Module:
+    """The network with fresh weights, drawn from torch's generator."""
+    chosen = config.model
+    return ReducedUNet(
+        channels,
+        outputs,
+        dims=chosen.dims,
+        features=tuple(chosen.features),
+        norm=chosen.norm,
+        dropout=chosen.dropout,
+        activation=chosen.activation,
+    )
+
+
+def build_window(config: Config) -> SlidingWindow:
+    """How whole volumes are predicted."""
+    chosen = config.predict
+    return SlidingWindow(
+        tile_size=tuple(chosen.tile_size or config.sampling.patch_size),
+        step=chosen.step,
+        batch_size=chosen.batch_size,
+        mirror=tuple(sorted("xyz".index(axis) for axis in chosen.mirror)),
+        precision=config.train.precision,
+    )
+
+
+def build_augmentation(config: Config) -> Augmentation | None:
+    """What is done to patches, or ``None`` when every transform is off."""
+    from seg3d.sampling import augment
+
+    parts: dict[str, Any] = {}
+    for name in type(config.augment).model_fields:
+        chosen = getattr(config.augment, name)
+        if chosen is not None and chosen.p > 0:
+            kind = getattr(augment, "".join(word.capitalize() for word in name.split("_")))
+            parts[name] = kind(**chosen.model_dump())
+    return Augmentation(**parts) if parts else None
+
+
+def build_data(
+    config: Config, train: Sequence[StoredInfo], val: Sequence[StoredInfo], labels: Mapping[str, int]
+) -> PatchDataModule:
+    """Patches of the training cases and the whole validation cases."""
+    chosen = config.sampling
+    weights = class_weights(chosen.class_weights, labels, "sampling.class_weights", _even_weights(labels))
+    plan = SamplingPlan(
+        train,
+        weights,
+        patches_per_epoch=chosen.patches_per_epoch,
+        patches_per_visit=chosen.patches_per_visit,
+        balance=chosen.balance,
+        seed=config.seed,
+    )
+    reader = PatchReader(plan.cases, tuple(chosen.patch_size), build_augmentation(config), config.seed)
+    return PatchDataModule(
+        plan,
+        reader,
+        val,
+        queue_length=chosen.queue_length,
+        batch_size=config.train.batch_size,
+        num_workers=config.data.num_workers,
+    )
+
+
+def build_module(
+    config: Config, channels: int, labels: Mapping[str, int], ignore_label: int | None, steps: int, seed: int | None
+) -> SegmentationModule:
+    """The training module.
+
+    Args:
+        config: The config.
+        channels: Channels of the images.
+        labels: Label values by name, without the ignored one.
+        ignore_label: Label value that counts nowhere.
+        steps: Optimiser steps of the whole training.
+        seed: Seed of dropout, or ``None`` where nothing is seeded.
+    """
+    values = classes(labels, ignore_label)
+    wanted = config.loss.class_weights
+    weights = None if wanted is None else class_weights(wanted, labels, "loss.class_weights", {})
+    optimizer, schedule = config.train.optimizer, config.train.schedule
+    return SegmentationModule(
+        build_network(config, channels, len(values)),
+        build_loss(
+            [LossTerm(**term.model_dump()) for term in config.loss.terms],
+            class_weights=None if weights is None else [weights.get(value, 1.0) for value in values],
+            ignore_label=ignore_label,
+            classes=len(values),
+        ),
+        partial(build_optimizer, **optimizer.model_dump()),
+        partial(factor, total_steps=steps, **schedule.model_dump()),
+        build_window(config).probabilities,
+        labels=[value for value in values if value != 0],
+        ignore_label=ignore_label,
+        seed=None if seed is None else derived_seed(seed, "dropout"),
+        ema_decay=config.train.ema_decay,
+    )
+
+
+def build_certifier(data: PatchDataModule, labels: Mapping[str, int]) -> Certifier:
+    """Makes the sampling certificates of a data module."""
+    return Certifier(data.plan, {value: name for name, value in labels.items()})
+
+
+def build_fit_settings(config: Config) -> FitSettings:
+    """How long and on what to train."""
+    chosen = config.train
+    return FitSettings(
+        max_epochs=chosen.max_epochs,
+        precision=chosen.precision,
+        accelerator=chosen.accelerator,
+        devices=chosen.devices,
+        gradient_clip=chosen.gradient_clip,
+        accumulate=chosen.accumulate,
+        validate_every=chosen.validate_every,
+        deterministic=config.reproducibility.mode == "deterministic",
+        progress=chosen.progress,
+    )
+
+
+def build_reproducibility(config: Config) -> Reproducibility:
+    """How the process is set up."""
+    return Reproducibility(**config.reproducibility.model_dump())
+
+
+def class_weights(
+    wanted: Mapping[str, float] | None, labels: Mapping[str, int], key: str, default: Mapping[int, float]
+) -> dict[int, float]:
+    """Weights by label value from weights by name.
+
+    Raises:
+        ConfigError: A name is not a label of the dataset.
+    """
+    if wanted is None:
+        return dict(default)
+    unknown = sorted(set(wanted) - set(labels))
+    if unknown:
+        raise ConfigError("unknown labels", where=key, got=", ".join(unknown), expected=", ".join(labels))
+    return {labels[name]: weight for name, weight in wanted.items()}
+
+
+def _even_weights(labels: Mapping[str, int]) -> dict[int, float]:
+    """Half background, the other half shared by the foreground labels."""
+    others = [value for value in labels.values() if value != 0]
+    return {0: 0.5} | {value: 0.5 / len(others) for value in others}
+
+
+def _stratum(config: Config, cases: Sequence[StoredInfo]) -> int:
+    """The label whose presence is spread evenly over the parts: the configured one, or that of the fewest cases."""
+    labels = foreground(cases[0].labels, cases[0].ignore_label)
+    name = config.data.split.stratify
+    if name is not None:
+        return class_weights({name: 1.0}, labels, "data.split.stratify", {}).popitem()[0]
+    held = {v: sum(c.class_counts.get(v, 0) > 0 for c in cases) for v in labels.values()}
+    return min(sorted(held), key=lambda value: held[value])

@@ -1,0 +1,195 @@
+"""The command line: one small command per verb, each of which is also a Python function.
+
+Heavy libraries are imported inside the commands, so that ``seg3d --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seg3d import __version__
+from seg3d.errors import Seg3dError
+
+app = typer.Typer(
+    name="seg3d",
+    help="Train, apply and audit medical image segmentation models, bit for bit reproducibly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Show a config as it is resolved, or every key that there is.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a study.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings, such as train.max_epochs=5.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app()
+    except Seg3dError as error:
+        print(f"seg3d: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Train, apply and audit medical image segmentation models, bit for bit reproducibly."""
+
+
+@app.command()
+def check(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE|CONFIG", help="Dataset folder, table or config.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every fault of a dataset at once; exit code 1 if there is any."""
+    from seg3d.verbs.check import check as run
+
+    faults = run(source, overrides or ())
+    serious = [fault for fault in faults if not fault.note]
+    if as_json:
+        _print_json([vars(fault) for fault in faults])
+    else:
+        for fault in faults:
+            print(f"{'note ' if fault.note else 'FAULT'}  {fault}")
+        print(f"{len(serious)} faults, {len(faults) - len(serious)} notes")
+    if serious:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Prepare a dataset: source files to HDF5 volumes; what is done already is left as it is."""
+    from seg3d.verbs.prepare import prepare as run
+
+    store = run(config, overrides or (), progress=not as_json)
+    if as_json:
+        _print_json({"store": str(store.path), "cases": list(store.cases), "recipe_sha256": store.recipe_sha256})
+    else:
+        print(f"{len(store.cases)} cases in {store.path}")
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train a model; the last line printed is the run folder."""
+    from seg3d.verbs.train import train as run
+
+    folder = run(config, overrides or ())
+    if as_json:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        _print_json({"run": str(folder), **result})
+    else:
+        print(folder)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Image files and folders.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the answers; same file names.")] = Path(
+        "predictions"
+    ),
+    split: Annotated[
+        str | None, typer.Option("--split", help="Predict the run's own test, val or train cases instead.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.mirror=[x].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict label maps on the grids of the scans."""
+    from seg3d.verbs.predict import predict as call
+
+    tell = (lambda _: None) if as_json else print
+    written = call(run, inputs or (), output, split=split, overrides=settings or (), tell=tell)
+    if as_json:
+        _print_json([str(path) for path in written])
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Label map or folder of them.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Reference: file, folder, dataset or config.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FILE.json", help="Summary; a CSV is put beside it.")],
+    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of the surface Dice in mm.")] = 2.0,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="Score the predicted cases only, even if LABELS holds more.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score label maps against references, per case and label, without flattering anybody."""
+    from seg3d.verbs.evaluate import evaluate as run
+    from seg3d.verbs.evaluate import format_summary
+
+    summary = run(predictions, labels, output, tolerance_mm=tolerance_mm, subset=subset)
+    if as_json:
+        _print_json(summary)
+    else:
+        print(format_summary(summary))
+        print(output)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", help="Folder for everything that it makes.")] = Path("demo"),
+    config: Annotated[Path | None, typer.Option("--config", help="Config instead of the demo's own.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make phantom chest CTs, then check, prepare, train, predict and evaluate: the whole path in minutes."""
+    from seg3d.verbs.demo import demo as run
+
+    run(output, config, overrides or ())
+
+
+@config_app.command("show")
+def show_config(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print a config with every key resolved."""
+    from seg3d.config import load_config, show
+
+    found = load_config(config, overrides or ())
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        print(show(found), end="")
+
+
+@config_app.command("schema")
+def show_schema(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="Checked, if given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print every key with its type, default and meaning."""
+    from seg3d.config import describe_schema, load_config, schema
+
+    if config is not None:
+        load_config(config)
+    if as_json:
+        _print_json(schema())
+    else:
+        print(describe_schema())
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Which scans are to be predicted: from files and folders to cases with one file per channel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seg3d.errors import DataError
+from seg3d.io import SUFFIXES, image_stem
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan to be predicted.
+
+    Attributes:
+        name: File name of the answer.
+        images: One file per channel.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+
+
+def find_scans(inputs: Sequence[Path], channels: int) -> list[Scan]:
+    """The scans in files and folders, sorted by name.
+
+    A model of one channel takes every image file under its own name. A model of several takes the files
+    ``NAME_0000``, ``NAME_0001``, ... of a scan, as nnU-Net names them; the answer is called ``NAME``. A folder gives
+    the image files directly in it.
+
+    Args:
+        inputs: Files and folders.
+        channels: Channels of the model.
+
+    Raises:
+        DataError: An input does not exist, holds no image, a channel is missing, or two scans have the same name.
+    """
+    files = [file for path in inputs for file in _expand(path)]
+    scans = [Scan(file.name, (file,)) for file in files] if channels == 1 else _group(files, channels)
+    scans.sort(key=lambda scan: scan.name)
+    stems = [image_stem(Path(scan.name)) for scan in scans]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataError("several scans have the same name", where=", ".join(twice), fix="Predict them separately.")
+    return scans
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError("the input does not exist", where=path)
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
+    if not files:
+        raise DataError("the folder holds no image", where=path, expected=f"files ending in {', '.join(SUFFIXES)}")
+    return files
+
+
+def _group(files: Sequence[Path], channels: int) -> list[Scan]:
+    found: dict[str, dict[int, Path]] = {}
+    for file in files:
+        stem = image_stem(file)
+        match = _CHANNEL.fullmatch(stem)
+        if match is None:
+            raise DataError(
+                "the file name does not tell its channel",
+                where=file,
+                expected=f"{stem}_0000{file.name[len(stem) :]} for the first of {channels} channels",
+            )
+        name = f"{match['case']}{file.name[len(stem) :]}"
+        found.setdefault(name, {})[int(match["channel"])] = file
+    for name, parts in found.items():
+        if sorted(parts) != list(range(channels)):
+            raise DataError(
+                "the scan's channels are not complete",
+                where=name,
+                got=sorted(parts),
+                expected=f"0 to {channels - 1}",
+            )
+    return [Scan(name, tuple(parts[i] for i in range(channels))) for name, parts in found.items()]

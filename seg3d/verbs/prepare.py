@@ -1,0 +1,241 @@
+"""``seg3d prepare``: from source files to the HDF5 store, in parallel, only what is not done yet."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg3d.atomic import write_json
+from seg3d.build.dataset import build_dataset, build_recipe
+from seg3d.cases import Case, Dataset
+from seg3d.config import Config, as_config
+from seg3d.digest import FileDigests
+from seg3d.errors import DataError, Fault, FaultsError, Seg3dError, StoreError
+from seg3d.io import read_label_map, read_volume
+from seg3d.preparation import Recipe, prepare_image, prepare_label
+from seg3d.store import StoredInfo, read_info, stored_path, write_stored
+
+MANIFEST = "store.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A prepared dataset: its folder and what holds for all its cases.
+
+    Attributes:
+        path: The folder.
+        cases: Case names, sorted.
+        groups: Patient or group by case.
+        channels: Names of the channels.
+        labels: Label values by name.
+        ignore_label: Label value that counts nowhere, or ``None``.
+        recipe_sha256: Digest of the recipe.
+    """
+
+    path: Path
+    cases: tuple[str, ...]
+    groups: Mapping[str, str]
+    channels: tuple[str, ...]
+    labels: Mapping[str, int]
+    ignore_label: int | None
+    recipe_sha256: str
+
+    @cached_property
+    def infos(self) -> dict[str, StoredInfo]:
+        """What each stored volume says of itself, by case."""
+        return {case: read_info(stored_path(self.path, case)) for case in self.cases}
+
+    @property
+    def labelled(self) -> tuple[StoredInfo, ...]:
+        """The cases that have a label."""
+        return tuple(info for info in self.infos.values() if info.label_offset is not None)
+
+    def select(self, cases: Iterable[str]) -> tuple[StoredInfo, ...]:
+        """Some of the cases, in the order given."""
+        return tuple(self.infos[case] for case in cases)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    case: Case
+    path: Path
+    recipe: Recipe
+    labels: Mapping[str, int]
+    ignore_label: int | None
+    source_sha256: Mapping[str, str]
+
+
+def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progress: bool = True) -> Store:
+    """The store of a config's dataset; cases whose sources and recipe are unchanged are left as they are.
+
+    Args:
+        config: A config or the path of one.
+        overrides: ``path=value`` settings.
+        progress: Show a progress bar.
+
+    Raises:
+        FaultsError: Some cases could not be prepared; the others are done.
+        Seg3dError: The config, the source or the store cannot be used.
+    """
+    config = as_config(config, overrides)
+    dataset = build_dataset(config)
+    recipe = build_recipe(config, len(dataset.channels))
+    folder = Path(config.data.store)
+    jobs = _jobs(dataset, recipe, folder)
+    _run([job for job in jobs if not _is_done(job)], config.prepare.workers, progress)
+    store = Store(
+        path=folder,
+        cases=tuple(case.case_id for case in dataset.cases),
+        groups={case.case_id: case.group for case in dataset.cases},
+        channels=dataset.channels,
+        labels=dataset.labels,
+        ignore_label=dataset.ignore_label,
+        recipe_sha256=recipe.digest,
+    )
+    _write_manifest(store, dataset, recipe)
+    return store
+
+
+def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError("the store folder cannot be made", where=folder, got=error) from error
+    digests = FileDigests(folder / "sources.json")
+    jobs, missing = [], []
+    for case in dataset.cases:
+        files = [*case.images, *([] if case.label is None else [case.label])]
+        absent = [file for file in files if not file.is_file()]
+        missing += [Fault(str(file), "missing_file", "the file is missing") for file in absent]
+        if not absent:
+            sources = {_source_name(file, dataset): digests.sha256(file) for file in files}
+            path = stored_path(folder, case.case_id)
+            jobs.append(_Job(case, path, recipe, dataset.labels, dataset.ignore_label, sources))
+    if missing:
+        raise FaultsError("files of the dataset are missing", missing)
+    digests.save()
+    return jobs
+
+
+def _source_name(file: Path, dataset: Dataset) -> str:
+    """Path relative to the dataset, so that the record does not name the machine's folders."""
+    root = dataset.source if dataset.source.is_dir() else dataset.source.parent
+    return os.path.relpath(file, root)
+
+
+def _is_done(job: _Job) -> bool:
+    if not job.path.exists():
+        return False
+    try:
+        info = read_info(job.path)
+    except StoreError:  # torn or of another schema: prepare it again
+        return False
+    return (
+        info.recipe_sha256 == job.recipe.digest
+        and info.source_sha256 == dict(job.source_sha256)
+        and info.labels == dict(job.labels)
+        and info.ignore_label == job.ignore_label
+    )
+
+
+def _run(jobs: Sequence[_Job], workers: int | None, progress: bool) -> None:
+    faults: list[Fault] = []
+    for job, error in _progress(_outcomes(jobs, workers or os.cpu_count() or 1), len(jobs), progress):
+        if error is not None:
+            faults.append(Fault(job.case.case_id, "not_prepared", str(error)))
+    if faults:
+        raise FaultsError(f"{len(faults)} of {len(jobs)} cases could not be prepared", sorted(faults))
+
+
+def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Seg3dError | None]]:
+    """Each job and what went wrong with it, as they end."""
+    if min(workers, len(jobs)) <= 1:
+        for job in jobs:
+            yield job, _prepare_case(job)
+        return
+    # forked workers would inherit the locks of torch's and HDF5's threads
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_prepare_case, job): job for job in jobs}
+        for future in as_completed(running):
+            yield running[future], future.result()
+
+
+def _prepare_case(job: _Job) -> Seg3dError | None:
+    try:
+        images = [read_volume(path) for path in job.case.images]
+        prepared = prepare_image(images, job.recipe)
+        label = None if job.case.label is None else read_label_map(job.case.label)
+        if label is not None and not label.grid.same_as(images[0].grid):
+            raise DataError(
+                "image and label lie on different grids",
+                where=job.case.label,
+                got=f"shape {label.grid.shape}",
+                expected=f"the grid of {job.case.images[0].name}, shape {images[0].grid.shape}",
+                fix="Run 'seg3d check' for all faults.",
+            )
+        write_stored(
+            job.path,
+            case_id=job.case.case_id,
+            image=prepared.image,
+            label=None if label is None else _declared(prepare_label(label, prepared.way_back), job),
+            grid=prepared.grid,
+            way_back=prepared.way_back.as_dict(),
+            recipe_sha256=job.recipe.digest,
+            source_sha256=job.source_sha256,
+            labels=job.labels,
+            ignore_label=job.ignore_label,
+        )
+    except Seg3dError as error:
+        return error
+    return None
+
+
+def _declared(label: np.ndarray[Any, Any], job: _Job) -> np.ndarray[Any, Any]:
+    unknown = sorted(set(np.unique(label).tolist()) - {*job.labels.values(), job.ignore_label, 0})
+    if unknown:
+        raise DataError(
+            "the label map holds values that are not declared",
+            where=job.case.label,
+            got=unknown,
+            expected=dict(job.labels),
+            fix="Declare them in the dataset's labels or correct the file.",
+        )
+    return label
+
+
+def _progress(
+    outcomes: Iterator[tuple[_Job, Seg3dError | None]], total: int, shown: bool
+) -> Iterator[tuple[_Job, Seg3dError | None]]:
+    if not shown or total == 0:
+        yield from outcomes
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(outcomes, "preparing", total, console=Console(stderr=True))
+
+
+def _write_manifest(store: Store, dataset: Dataset, recipe: Recipe) -> None:
+    write_json(
+        store.path / MANIFEST,
+        {
+            "dataset": dataset.name,
+            "recipe": recipe.as_dict(),
+            "recipe_sha256": recipe.digest,
+            "channels": list(store.channels),
+            "labels": dict(store.labels),
+            "ignore_label": store.ignore_label,
+            "cases": {
+                case: {"group": store.groups[case], "content_sha256": info.content_sha256}
+                for case, info in store.infos.items()
+            },
+        },
+    )
