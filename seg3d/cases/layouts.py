@@ -1,0 +1,298 @@
+"""Dataset layouts, read in place: Medical Segmentation Decathlon, nnU-Net v2, table, pairs of folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seg3d.cases.case import Case, Dataset
+from seg3d.errors import ConfigError, DataError, Fault
+from seg3d.io import SUFFIXES, image_stem
+
+LAYOUTS = ("auto", "msd", "nnunet", "table", "folders")
+_RESERVED = ("case", "label", "group", "patient")
+
+
+def read_dataset(
+    source: Path,
+    *,
+    layout: str = "auto",
+    folders_images: Sequence[str] = (),
+    folders_label: str | None = None,
+    channels: Sequence[str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    ignore_label: int | None = None,
+    group_pattern: str | None = None,
+    groups: Mapping[str, str] | None = None,
+) -> Dataset:
+    """The dataset at ``source``; its files are listed, not opened.
+
+    Args:
+        source: Dataset folder, its ``dataset.json``, or a CSV or TSV table.
+        layout: One of :data:`LAYOUTS`; ``"auto"`` looks.
+        folders_images: For ``"folders"``: a path pattern per channel, relative to ``source``, with ``{case}``.
+        folders_label: The pattern of the label maps.
+        channels: Names of the channels; else as the dataset says.
+        labels: Label values by name; else as the dataset says.
+        ignore_label: Label value that counts nowhere; else as the dataset says.
+        group_pattern: Regular expression whose first group, found in a case name, is its patient.
+        groups: Groups by case name; they go before ``group_pattern``.
+
+    Raises:
+        DataError: The source does not exist or is of no known layout.
+        ConfigError: A setting does not fit the layout.
+    """
+    kind = _find_layout(source, layout, bool(folders_images))
+    if kind == "table":
+        found = _read_table(source)
+    elif kind == "folders":
+        found = _read_folders(source, folders_images, folders_label)
+    else:
+        found = _read_json(source, kind)
+    cases = sorted((_grouped(c, group_pattern, groups or {}) for c in found.cases), key=lambda c: (c.case_id, c.images))
+    chosen = found.labels if labels is None else dict(labels)
+    return replace(
+        found,
+        cases=tuple(cases),
+        channels=found.channels if channels is None else tuple(channels),
+        labels=dict(sorted(chosen.items(), key=lambda item: (item[1], item[0]))),
+        ignore_label=found.ignore_label if ignore_label is None else ignore_label,
+        faults=tuple(sorted({*found.faults, *_duplicates(cases), *_label_faults(source, chosen)})),
+    )
+
+
+def _find_layout(source: Path, layout: str, has_patterns: bool) -> str:
+    if not source.exists():
+        raise DataError("the dataset does not exist", where=source, fix="Check data.source.")
+    if layout not in LAYOUTS:
+        raise ConfigError("unknown layout", where="data.layout", got=layout, expected=", ".join(LAYOUTS))
+    if layout == "folders" or (layout == "auto" and has_patterns):
+        if not has_patterns:
+            raise ConfigError("the layout needs patterns", where="data.folders", fix="Give data.folders.images.")
+        return "folders"
+    if source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
+        return "table"
+    if layout == "table" or not _json_file(source).is_file():
+        raise DataError(
+            "no dataset of a known layout here",
+            where=source,
+            expected="dataset.json (Medical Segmentation Decathlon, nnU-Net), a .csv or .tsv table, or data.folders",
+        )
+    return layout
+
+
+def _json_file(source: Path) -> Path:
+    return source if source.is_file() else source / "dataset.json"
+
+
+def _read_json(source: Path, layout: str) -> Dataset:
+    path = _json_file(source)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError("dataset.json cannot be read", where=path, got=error) from error
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
+        raise DataError("dataset.json has no labels", where=path, expected='{"labels": {...}, ...}')
+    if layout == "auto":
+        layout = "nnunet" if "channel_names" in content or "file_ending" in content else "msd"
+    return (_read_nnunet if layout == "nnunet" else _read_msd)(path, content)
+
+
+def _read_msd(path: Path, content: dict[str, Any]) -> Dataset:
+    cases, faults = [], []
+    for number, entry in enumerate(content.get("training", [])):
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+            faults.append(_entry_fault(path, f"training[{number}]", entry, '{"image": ..., "label": ...}'))
+            continue
+        image = path.parent / entry["image"]
+        label = path.parent / entry["label"] if entry.get("label") else None
+        cases.append(Case(image_stem(image), (image,), label, ""))
+    try:
+        labels = {str(name): int(value) for value, name in content["labels"].items()}
+        channels = tuple(str(name) for _, name in sorted(content.get("modality", {"0": "image"}).items(), key=_number))
+    except (ValueError, AttributeError) as error:
+        raise DataError("labels or modality of dataset.json cannot be read", where=path, got=error) from error
+    return Dataset(
+        str(content.get("name", path.parent.name)), tuple(cases), channels, labels, None, path.parent, tuple(faults)
+    )
+
+
+def _read_nnunet(path: Path, content: dict[str, Any]) -> Dataset:
+    names = content.get("channel_names", content.get("modality", {"0": "image"}))
+    channels = tuple(str(name) for _, name in sorted(names.items(), key=_number))
+    labels, faults = {}, []
+    for name, value in content["labels"].items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            faults.append(
+                Fault(str(path), "label_not_a_number", f"label {name!r} is a region", str(value), "one whole number")
+            )
+        else:
+            labels[str(name)] = value
+    ignore = labels.get("ignore")
+    ending = str(content.get("file_ending", ".nii.gz"))
+    if not ending.lower().endswith(SUFFIXES):
+        raise DataError("the file ending is not supported", where=path, got=ending, expected=", ".join(SUFFIXES))
+    cases, more = _nnunet_cases(path.parent, content, ending, len(channels))
+    name = str(content.get("name", path.parent.name))
+    return Dataset(name, tuple(cases), channels, labels, ignore, path.parent, (*faults, *more))
+
+
+def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: int) -> tuple[list[Case], list[Fault]]:
+    if isinstance(content.get("dataset"), dict):  # explicit paths instead of the folders
+        return _explicit_cases(root, content["dataset"])
+    found: dict[str, set[int]] = {}
+    faults = []
+    for file in sorted((root / "imagesTr").glob(f"*{ending}")):
+        match = re.fullmatch(r"(.+)_(\d{4})", file.name.removesuffix(ending))
+        if match is None:
+            faults.append(_entry_fault(file, "file name", file.name, f"NAME_0000{ending}"))
+        else:
+            found.setdefault(match[1], set()).add(int(match[2]))
+    for case, numbers in sorted(found.items()):
+        beyond = sorted(number for number in numbers if number >= channels)
+        if beyond:
+            faults.append(Fault(case, "channels", "more channels than declared", str(beyond), f"0 to {channels - 1}"))
+    labelled = {file.name.removesuffix(ending) for file in (root / "labelsTr").glob(f"*{ending}")}
+    faults += [
+        Fault(case, "missing_file", "a label map without image", fix="Add the image or remove the label map.")
+        for case in sorted(labelled - set(found))
+    ]
+    cases = [
+        Case(
+            case,
+            tuple(root / "imagesTr" / f"{case}_{number:04d}{ending}" for number in range(channels)),
+            root / "labelsTr" / f"{case}{ending}" if case in labelled else None,
+            "",
+        )
+        for case in sorted(found)
+    ]
+    return cases, faults
+
+
+def _explicit_cases(root: Path, entries: dict[str, Any]) -> tuple[list[Case], list[Fault]]:
+    cases, faults = [], []
+    for case, entry in sorted(entries.items()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
+            faults.append(
+                _entry_fault(root / "dataset.json", f"dataset.{case}", entry, '{"images": [...], "label": ...}')
+            )
+            continue
+        label = root / entry["label"] if entry.get("label") else None
+        cases.append(Case(case, tuple(root / str(image) for image in entry["images"]), label, ""))
+    return cases, faults
+
+
+def _read_table(path: Path) -> Dataset:
+    """Columns ``case``, ``label``, ``group`` (or ``patient``) are optional; every other column is a channel."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
+    channels = tuple(column for column in columns if column not in _RESERVED)
+    if not channels:
+        raise DataError(
+            "the table has no column with images", where=path, got=", ".join(columns), expected="case, image, label"
+        )
+    cases, faults = [], []
+    for number, row in enumerate(rows, start=2):
+        if any(not row.get(channel) for channel in channels) or None in row:
+            faults.append(_entry_fault(path, f"line {number}", list(row.values()), f"a path for {', '.join(channels)}"))
+            continue
+        images = tuple(path.parent / row[channel] for channel in channels)
+        label = path.parent / row["label"] if row.get("label") else None
+        cases.append(
+            Case(row.get("case") or image_stem(images[0]), images, label, row.get("group") or row.get("patient") or "")
+        )
+    return Dataset(path.stem, tuple(cases), channels, {}, None, path, tuple(faults))
+
+
+def _read_folders(root: Path, images: Sequence[str], label: str | None) -> Dataset:
+    for pattern in [*images, *([] if label is None else [label])]:
+        if "{case}" not in pattern or Path(pattern).is_absolute():
+            raise ConfigError(
+                "a pattern is relative and holds {case}",
+                where="data.folders",
+                got=pattern,
+                expected="{case}/image.nii.gz",
+            )
+    names = _match(root, images[0])
+    labelled = _match(root, label) if label is not None else []
+    faults = [
+        Fault(case, "missing_file", "a label map without image", str(label), images[0])
+        for case in sorted(set(labelled) - set(names))
+    ]
+    cases = [
+        Case(
+            case,
+            tuple(root / pattern.replace("{case}", case) for pattern in images),
+            root / label.replace("{case}", case) if label is not None and case in labelled else None,
+            "",
+        )
+        for case in names
+    ]
+    if not cases:
+        raise DataError("no file fits the pattern", where=root, got=images[0])
+    channels = tuple(image_stem(Path(pattern.replace("{case}", ""))).strip("_-") for pattern in images)
+    return Dataset(root.resolve().name, tuple(cases), channels, {}, None, root, tuple(faults))
+
+
+def _match(root: Path, pattern: str) -> list[str]:
+    """Case names of the files that fit a pattern, sorted."""
+    parts = [re.escape(part) for part in pattern.split("{case}")]
+    expression = re.compile(f"{parts[0]}(?P<case>[^/]+)" + "(?P=case)".join(parts[1:]))
+    files = (file.relative_to(root).as_posix() for file in root.glob(pattern.replace("{case}", "*")))
+    return sorted(match["case"] for match in map(expression.fullmatch, files) if match)
+
+
+def _grouped(case: Case, pattern: str | None, groups: Mapping[str, str]) -> Case:
+    group = groups.get(case.case_id, case.group)
+    if not group and pattern is not None:
+        match = re.search(pattern, case.case_id)
+        if match is None or not match.groups():
+            raise ConfigError(
+                "the pattern finds no patient in the case name",
+                where="data.group_pattern",
+                got=case.case_id,
+                expected=pattern,
+            )
+        group = match[1]
+    return replace(case, group=group or case.case_id)
+
+
+def _duplicates(cases: Sequence[Case]) -> list[Fault]:
+    counts = Counter(case.case_id for case in cases)
+    return [
+        Fault(case, "duplicate_case", "several cases have the same name", str(count), "1", "Rename them.")
+        for case, count in sorted(counts.items())
+        if count > 1
+    ]
+
+
+def _label_faults(source: Path, labels: Mapping[str, int]) -> list[Fault]:
+    if not labels:
+        return []
+    counts = Counter(labels.values())
+    faults = [
+        Fault(str(source), "label_values", "several labels have the same value", str(value))
+        for value, count in sorted(counts.items())
+        if count > 1
+    ]
+    if 0 not in counts:
+        faults.append(
+            Fault(str(source), "label_values", "no label has the value 0", str(dict(labels)), "background: 0")
+        )
+    return faults
+
+
+def _entry_fault(path: Path, place: str, got: object, expected: str) -> Fault:
+    return Fault(f"{path} {place}", "bad_entry", "the entry cannot be read", str(got), expected)
+
+
+def _number(item: tuple[str, Any]) -> tuple[int, str]:
+    return (int(item[0]) if item[0].isdigit() else 1 << 30, item[0])

@@ -1,0 +1,99 @@
+"""What a scan's header says, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seg3d.errors import DataError
+from seg3d.volume import Grid, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class ImageHeader:
+    """Size, place and voxel type of an image file.
+
+    Attributes:
+        path: The file.
+        grid: Where its voxels lie.
+        channels: Values per voxel.
+        dtype: Voxel type in the file, in native byte order.
+        format: ``"nifti"`` or ``"nrrd"``.
+        native: The header of the library that reads the format; an answer is written with its codes.
+    """
+
+    path: Path
+    grid: Grid
+    channels: int
+    dtype: np.dtype[Any]
+    format: str
+    native: Any = field(repr=False)
+
+
+def checked_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any]) -> Grid:
+    """The grid of a file.
+
+    Raises:
+        DataError: An axis without voxels, or an affine that is not finite or cannot be inverted.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise DataError("an axis of the image has no voxels", where=path, got=shape, expected="three positive sizes")
+    matrix = np.asarray(affine, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        raise DataError("the affine is not finite", where=path, got=matrix.tolist())
+    columns = matrix[:3, :3]
+    lengths = np.sqrt((columns**2).sum(axis=0))
+    # volume of the cell against that of a box of the same edges: 0 when the axes lie in a plane
+    if lengths.min() <= 0 or abs(np.linalg.det(columns)) < 1e-6 * float(lengths.prod()):
+        raise DataError(
+            "the affine is singular: voxels have no volume",
+            where=path,
+            got=columns.round(6).tolist(),
+            expected="three independent axes",
+            fix="Correct the header's sform or direction.",
+        )
+    x, y, z = shape
+    return Grid((x, y, z), matrix)
+
+
+def check_spacing(path: Path, spacing: tuple[float, ...]) -> None:
+    """Refuse voxels without size.
+
+    Raises:
+        DataError: A spacing is zero, negative or not finite.
+    """
+    if any(not math.isfinite(s) or s <= 0 for s in spacing):
+        raise DataError(
+            "the voxel spacing is not positive",
+            where=path,
+            got=tuple(float(s) for s in spacing),
+            expected="three lengths above 0 mm",
+            fix="Correct the header (NIfTI: pixdim).",
+        )
+
+
+def check_size(path: Path, needed: int, available: int, shape: Shape) -> None:
+    """Refuse a header that promises more voxels than the file can hold.
+
+    Args:
+        path: The file.
+        needed: Bytes that the header promises.
+        available: Most bytes that the file can hold.
+        shape: Promised voxels.
+
+    Raises:
+        DataError: The file is too small.
+    """
+    if needed > available:
+        raise DataError(
+            "the file is smaller than its header says",
+            where=path,
+            got=f"room for at most {available} bytes",
+            expected=f"{needed} bytes for {'x'.join(map(str, shape))} voxels",
+            fix="Copy the file again from its source.",
+        )

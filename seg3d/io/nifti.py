@@ -1,0 +1,195 @@
+"""NIfTI-1 and NIfTI-2 files.
+
+Voxels are read here rather than through nibabel's array proxy, because that allocates what the header promises and
+repairs a bad spacing without telling.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from seg3d.atomic import atomic_path
+from seg3d.errors import DataError
+from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid
+
+SUFFIXES = (".nii", ".nii.gz")
+_HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_IMAGES: dict[Any, Any] = {nib.Nifti1Header: nib.Nifti1Image, nib.Nifti2Header: nib.Nifti2Image}
+_DEFLATE_LIMIT = 1032  # zlib cannot compress more than this
+_PIECE = 1 << 22
+
+
+def read_nifti_header(path: Path) -> ImageHeader:
+    """The checked header; no voxel is read.
+
+    Raises:
+        DataError: The file is missing, is no NIfTI, or its header cannot be true.
+    """
+    native = _native_header(path)
+    sizes = tuple(int(n) for n in native["dim"][1 : 1 + max(0, min(7, int(native["dim"][0])))])
+    shape, channels = _split_channels(path, sizes)
+    check_spacing(path, tuple(float(s) for s in native["pixdim"][1 : 1 + min(3, len(sizes))]))
+    dtype = _dtype(path, native)
+    needed = int(native["vox_offset"]) + int(np.prod(shape, dtype=object)) * channels * dtype.itemsize
+    room = path.stat().st_size * (_DEFLATE_LIMIT if _is_compressed(path) else 1)
+    check_size(path, needed, room, shape)
+    try:
+        affine = native.get_best_affine()
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:
+        raise DataError("the orientation in the header cannot be read", where=path, got=error) from error
+    return ImageHeader(path, checked_grid(path, shape, affine), channels, dtype.newbyteorder("="), "nifti", native)
+
+
+def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
+    """Voxels ``(channel, x, y, z)`` in the file's type, or float when the header scales them.
+
+    Raises:
+        DataError: The file ends before its voxels do, or is damaged.
+    """
+    native = header.native
+    stored = native.get_data_dtype()
+    count = header.channels * int(np.prod(header.grid.shape))
+    # untouched pages cost nothing: memory grows with what the file really holds
+    voxels = np.empty(count, dtype=stored)
+    with _open(header.path) as file:
+        try:
+            _skip(file, int(native["vox_offset"]))
+            filled = _fill(file, voxels)
+            if filled == voxels.nbytes and _is_compressed(header.path):
+                while file.read(_PIECE):  # to the end, where gzip compares its checksum
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise _truncated(header.path, error) from error
+    if filled < voxels.nbytes:
+        raise _truncated(header.path, f"{filled} of {voxels.nbytes} bytes of voxels")
+    shaped = voxels.reshape((*header.grid.shape, header.channels), order="F")
+    return _scaled(np.moveaxis(shaped, -1, 0).astype(header.dtype, copy=False), native)
+
+
+def write_nifti_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None:
+    """Write ``(x, y, z)`` with the affine, codes and units of a header; the same content gives the same bytes."""
+    native = header.native.copy()
+    native.extensions.clear()  # they may hold DICOM fields that name the patient
+    native.set_data_shape(data.shape)
+    native.set_data_dtype(data.dtype)
+    native.set_slope_inter(1, 0)
+    native["cal_min"], native["cal_max"] = 0, 0
+    native["vox_offset"] = 0
+    native.set_intent("none")
+    image = _IMAGES[type(native)](data, native.get_best_affine(), native)
+    raw = image.to_bytes()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if _is_compressed(path) else raw)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        file: Any = gzip.GzipFile(path) if _is_compressed(path) else path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=path, fix="Check the path.") from error
+    except OSError as error:
+        raise DataError("the file cannot be opened", where=path, got=error) from error
+    opened: BinaryIO = file
+    return opened
+
+
+def _native_header(path: Path) -> Any:
+    with _open(path) as file:
+        try:
+            raw = file.read(4096)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _truncated(path, error) from error
+    sizes = {struct.unpack(order + "i", raw[:4])[0] for order in "<>"} if len(raw) >= 4 else set()
+    size = next((n for n in sorted(sizes) if n in _HEADERS), None)
+    if size is None or len(raw) < size:
+        raise DataError(
+            "this is not a NIfTI file",
+            where=path,
+            got="an empty file" if not raw else "another content",
+            fix="Export the scan as NIfTI or NRRD.",
+        )
+    kind = _HEADERS[size]
+    # unchecked, because nibabel's check repairs a negative spacing in silence
+    native = kind(raw[:size], endianness=None, check=False)
+    if bytes(native["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise DataError(
+            "this is not a single-file NIfTI", where=path, got=bytes(native["magic"]), expected="n+1 or n+2"
+        )
+    return native
+
+
+def _split_channels(path: Path, sizes: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+    """Spatial sizes and channels; a fourth axis is the channels, as in the Medical Segmentation Decathlon."""
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes = sizes[:-1]
+    if not sizes or min(sizes) < 1 or len(sizes) > 4:
+        raise DataError(
+            "the image has sizes that cannot be read",
+            where=path,
+            got=sizes,
+            expected="(x, y, z) or (x, y, z, channel), all positive",
+        )
+    x, y, z = (*sizes[:3], 1, 1)[:3]
+    return (x, y, z), sizes[3] if len(sizes) == 4 else 1
+
+
+def _dtype(path: Path, native: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = native.get_data_dtype()
+    except (KeyError, nib.spatialimages.HeaderDataError) as error:
+        raise DataError("unknown voxel type", where=path, got=int(native["datatype"])) from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise DataError("the voxel type cannot be used", where=path, got=dtype, expected="integers or real numbers")
+    return dtype
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    while count > 0:
+        piece = file.read(min(count, _PIECE))
+        if not piece:
+            raise EOFError("the file ends within its header")
+        count -= len(piece)
+
+
+def _fill(file: BinaryIO, voxels: NDArray[Any]) -> int:
+    """Bytes read into ``voxels``; fewer than it has where the file ends."""
+    target = voxels.view(np.uint8).data
+    reader: io.BufferedIOBase = file  # type: ignore[assignment]  # both openers return buffered readers
+    filled = 0
+    while filled < voxels.nbytes:
+        count = reader.readinto(target[filled : filled + _PIECE])
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def _scaled(voxels: NDArray[Any], native: Any) -> NDArray[Any]:
+    slope, inter = (float(native[name]) for name in ("scl_slope", "scl_inter"))
+    if slope == 0 or not np.isfinite(slope) or (slope == 1 and inter == 0):
+        return voxels
+    inter = inter if np.isfinite(inter) else 0.0
+    kind = np.float64 if voxels.dtype.itemsize > 4 else np.float32
+    scaled: NDArray[Any] = voxels.astype(kind)
+    np.multiply(scaled, slope, out=scaled)
+    np.add(scaled, inter, out=scaled)
+    return scaled
+
+
+def _truncated(path: Path, got: object) -> DataError:
+    return DataError(
+        "the file is truncated or damaged", where=path, got=got, fix="Copy the file again from its source."
+    )
