@@ -1,0 +1,105 @@
+"""Preparing a scan and its label map, and bringing answers back to the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seg3d.errors import DataError
+from seg3d.preparation.crop import find_crop
+from seg3d.preparation.normalise import as_stored, normalise
+from seg3d.preparation.recipe import Recipe
+from seg3d.preparation.resample import (
+    resample_image,
+    resample_label,
+    resample_probability,
+    resampled_grid,
+    resampled_shape,
+)
+from seg3d.preparation.wayback import WayBack, turn_to_ras
+from seg3d.volume import Grid, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A prepared image.
+
+    Attributes:
+        image: ``(channel, x, y, z)`` float16 in RAS+ order.
+        grid: Its grid.
+        way_back: The way to the source grid.
+    """
+
+    image: NDArray[np.float16]
+    grid: Grid
+    way_back: WayBack
+
+
+def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
+    """An image turned to RAS+, cropped, normalised and, if the recipe says so, resampled; no label is needed.
+
+    Args:
+        volumes: One volume per channel, or one with all, on one grid.
+        recipe: How to prepare it.
+
+    Raises:
+        DataError: The channels lie on different grids, or the recipe cannot be followed.
+    """
+    source = volumes[0].grid
+    for number, volume in enumerate(volumes):
+        if not volume.grid.same_as(source):
+            raise DataError(
+                "the channels lie on different grids",
+                where=f"channel {number}",
+                got=volume.grid.shape,
+                expected=f"{source.shape} and the same affine",
+                fix="Resample them onto one grid.",
+            )
+    channels = [channel for volume in volumes for channel in volume.data]
+    turn, grid = turn_to_ras(source)
+    whole = WayBack(source, turn, (0, 0, 0), grid.shape, grid.shape)
+    start, shape = find_crop([whole.turned(channel) for channel in channels], grid, recipe.crop)
+    cropped = grid.cropped(start, shape)
+    prepared = shape if recipe.spacing_mm is None else resampled_shape(cropped, recipe.spacing_mm)
+    way_back = WayBack(source, turn, start, shape, prepared)
+    steps = recipe.normalise * (len(channels) if len(recipe.normalise) == 1 else 1)
+    image = np.empty((len(channels), *prepared), dtype=np.float16)
+    for number, (channel, step) in enumerate(zip(channels, steps, strict=True)):
+        image[number] = as_stored(resample_image(normalise(way_back.cut(channel), step), prepared))
+    return Prepared(image, resampled_grid(cropped, prepared), way_back)
+
+
+def prepare_label(label: Volume, way_back: WayBack) -> NDArray[Any]:
+    """A label map ``(x, y, z)`` on the prepared grid of its image."""
+    return resample_label(way_back.cut(label.data[0]), way_back.prepared)
+
+
+def restore_label(label: NDArray[Any], way_back: WayBack) -> NDArray[Any]:
+    """A label map on the prepared grid brought to the source's array; 0 outside the crop.
+
+    Without resampling this is the exact inverse of :func:`prepare_label` inside the crop.
+    """
+    return way_back.whole(resample_label(label, way_back.cropped), 0)
+
+
+def restore_probability(values: NDArray[np.float32], way_back: WayBack, outside: float) -> NDArray[np.float32]:
+    """A map ``(x, y, z)`` brought to the source's array; ``outside`` beyond the crop."""
+    return way_back.whole(resample_probability(values, way_back.cropped), outside)
+
+
+def restore_class_probabilities(values: NDArray[np.float32], way_back: WayBack) -> NDArray[Any]:
+    """Index of the most probable class in the source's array, from ``(class, x, y, z)``; 0 outside the crop.
+
+    Only two classes are held on the source grid at a time.
+    """
+    best = resample_probability(values[0], way_back.cropped)
+    index = np.zeros(way_back.cropped, dtype=np.min_scalar_type(len(values)))
+    for number in range(1, len(values)):
+        share = resample_probability(values[number], way_back.cropped)
+        won = share > best
+        index[won], best[won] = number, share[won]
+    return way_back.whole(index, 0)
