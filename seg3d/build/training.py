@@ -132,7 +132,7 @@ def build_module(
             [LossTerm(**term.model_dump()) for term in config.loss.terms],
             class_weights=None if weights is None else [weights.get(value, 1.0) for value in values],
             ignore_label=ignore_label,
-            classes=len(values),
+            values=values,
         ),
         partial(build_optimizer, **optimizer.model_dump()),
         partial(factor, total_steps=steps, **schedule.model_dump()),

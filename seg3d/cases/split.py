@@ -52,7 +52,7 @@ def split_cases(
 ) -> Split:
     """A split by group, stratified by whether a group holds the rare class.
 
-    ``kfold``: one fold is the test part, ``val_share`` of the rest chooses the checkpoint. ``share``: both shares are of
+    ``kfold``: one fold is the test part, ``val_share`` of the rest chooses the checkpoint. ``share``: shares are of
     all cases. ``file``: nnU-Net's ``splits_final.json``, whose ``val`` is the test part here, because scores are
     reported on it, and ``val_share`` of its ``train`` chooses the checkpoint; or the ``splits.json`` of a run.
 

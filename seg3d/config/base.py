@@ -20,8 +20,8 @@ class Section(BaseModel):
 def refuse(*faults: Fault) -> None:
     """Raise what pydantic carries to the user: faults whose ``where`` is relative to the section, nothing when none."""
     if faults:
-        text = "; ".join(str(fault) for fault in faults).replace("{", "{{").replace("}", "}}")
-        raise PydanticCustomError("faults", text, {"faults": faults})  # type: ignore[arg-type]  # wants a LiteralString
+        text = "; ".join(str(fault) for fault in faults)
+        raise PydanticCustomError("faults", "{text}", {"text": text, "faults": faults})
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from seg3d.config.base import Bool, Count, Float, Int, NonNegative, PositiveTriple, Section, Share, Size, Unique, refuse
+from seg3d.config.base import Bool, Count, Float, Int, NonNegative, PositiveTriple, Section, Share, Size, refuse
 from seg3d.errors import Fault
 
 
@@ -37,22 +37,26 @@ class Folders(Section):
     images: tuple[Template, ...] = Field(
         min_length=1, description="file of each channel, relative to the source; {case} matches part of one folder name"
     )
-    label: Template | None = Field(None, description="file of the label map, relative to the source; null: no labels")
+    label: Template | None = Field(
+        default=None, description="file of the label map, relative to the source; null: no labels"
+    )
 
 
 class SplitSection(Section):
     """How cases are split into training, validation and test."""
 
     kind: Literal["kfold", "share", "file"] = Field(
-        "kfold", description="kfold: one fold is the test set; share: test_share of the cases; file: as a file says"
+        default="kfold",
+        description="kfold: one fold is the test set; share: test_share of the cases; file: as a file says",
     )
     folds: Annotated[Int, Field(ge=2)] = Field(5, description="number of folds (kind kfold)")
-    fold: Count = Field(0, description="fold that is the test set, from 0 (kind kfold)")
-    val_share: Share = Field(0.1, description="share of the cases held for validation, 0 to 1")
-    test_share: Share = Field(0.2, description="share of the cases held for the test, 0 to 1 (kind share)")
-    file: str | None = Field(None, description="file with the split (kind file)")
+    fold: Count = Field(default=0, description="fold that is the test set, from 0 (kind kfold)")
+    val_share: Share = Field(default=0.1, description="share of the cases held for validation, 0 to 1")
+    test_share: Share = Field(default=0.2, description="share of the cases held for the test, 0 to 1 (kind share)")
+    file: str | None = Field(default=None, description="file with the split (kind file)")
     stratify: str | None = Field(
-        None, description="label whose presence is spread evenly over the parts; null: the label of the fewest cases"
+        default=None,
+        description="label whose presence is spread evenly over the parts; null: the label of the fewest cases",
     )
 
     @model_validator(mode="after")
@@ -60,7 +64,14 @@ class SplitSection(Section):
         faults = []
         if self.fold >= self.folds:
             faults.append(
-                Fault("fold", "wrong_value", "no such fold", str(self.fold), f"0 to {self.folds - 1}", "Folds count from 0")
+                Fault(
+                    "fold",
+                    "wrong_value",
+                    "no such fold",
+                    str(self.fold),
+                    f"0 to {self.folds - 1}",
+                    "Folds count from 0",
+                )
             )
         held = self.val_share + self.test_share
         if held >= 1:
@@ -78,30 +89,34 @@ class DataSection(Section):
 
     source: str = Field(min_length=1, description="dataset folder, dataset.json or table file")
     store: str = Field(min_length=1, description="folder of the HDF5 volumes, made from the source")
-    layout: Literal["auto", "msd", "nnunet", "table", "folders"] = Field("auto", description="layout of the source")
-    folders: Folders | None = Field(None, description="files of a case (layout folders)")
-    channels: tuple[str, ...] | None = Field(None, min_length=1, description="channel names; null: as the dataset says")
-    labels: dict[str, Count] | None = Field(None, description="label value by name; null: as the dataset says")
-    ignore_label: Count | None = Field(None, description="label value of voxels that count nowhere")
+    layout: Literal["auto", "msd", "nnunet", "table", "folders"] = Field(
+        default="auto", description="layout of the source"
+    )
+    folders: Folders | None = Field(default=None, description="files of a case (layout folders)")
+    channels: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="channel names; null: as the dataset says"
+    )
+    labels: dict[str, Count] | None = Field(default=None, description="label value by name; null: as the dataset says")
+    ignore_label: Count | None = Field(default=None, description="label value of voxels that count nowhere")
     group_pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
-        None, description="regular expression on the case id whose first group gives the patient"
+        default=None, description="regular expression on the case id whose first group gives the patient"
     )
     groups: dict[str, str] = Field(
         default_factory=dict, description="patient or group by case id, before group_pattern; groups are never split"
     )
-    num_workers: Count = Field(0, description="processes that read patches; 0: the main process")
-    split: SplitSection = Field(default_factory=SplitSection, description="how cases are split")
+    num_workers: Count = Field(default=0, description="processes that read patches; 0: the main process")
+    split: SplitSection = Field(default=SplitSection(), description="how cases are split")
 
 
 class ForegroundSection(Section):
     """Crop to where a channel is bright."""
 
-    threshold: Float | None = Field(None, description="grey value above which a voxel is foreground")
+    threshold: Float | None = Field(default=None, description="grey value above which a voxel is foreground")
     percentile: Annotated[Float, Field(ge=0, le=100)] | None = Field(
         None, description="percentile of the grey values that serves as threshold, 0 to 100"
     )
-    channel: Count = Field(0, description="channel that is looked at, from 0")
-    margin_mm: NonNegative = Field(10.0, description="margin left around the foreground, mm")
+    channel: Count = Field(default=0, description="channel that is looked at, from 0")
+    margin_mm: NonNegative = Field(default=10.0, description="margin left around the foreground, mm")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -114,11 +129,13 @@ class ForegroundSection(Section):
 class CropSection(Section):
     """What is cut off a scan."""
 
-    foreground: ForegroundSection | None = Field(None, description="crop to the bright part; null: no such crop")
-    inferior_slices: Count = Field(0, description="slices cut off at the lower end")
-    inferior_mm: NonNegative = Field(0.0, description="length cut off at the lower end, mm")
-    superior_slices: Count = Field(0, description="slices cut off at the upper end")
-    superior_mm: NonNegative = Field(0.0, description="length cut off at the upper end, mm")
+    foreground: ForegroundSection | None = Field(
+        default=None, description="crop to the bright part; null: no such crop"
+    )
+    inferior_slices: Count = Field(default=0, description="slices cut off at the lower end")
+    inferior_mm: NonNegative = Field(default=0.0, description="length cut off at the lower end, mm")
+    superior_slices: Count = Field(default=0, description="slices cut off at the upper end")
+    superior_mm: NonNegative = Field(default=0.0, description="length cut off at the upper end, mm")
 
 
 NormalisationKind = Literal["none", "divide", "window", "zscore", "minmax", "percentile"]
@@ -135,11 +152,15 @@ _USED: dict[str, set[str]] = {
 class NormalisationSection(Section):
     """How grey values of a channel are normalised."""
 
-    kind: NormalisationKind = Field("zscore", description="how grey values are normalised")
-    by: Float | None = Field(None, description="divisor in grey values (kind divide)")
-    lower: Float | None = Field(None, description="lower end: grey value (window) or percentile, 0.5 (percentile)")
-    upper: Float | None = Field(None, description="upper end: grey value (window) or percentile, 99.5 (percentile)")
-    foreground: Bool = Field(False, description="take the statistics from voxels that are not 0")
+    kind: NormalisationKind = Field(default="zscore", description="how grey values are normalised")
+    by: Float | None = Field(default=None, description="divisor in grey values (kind divide)")
+    lower: Float | None = Field(
+        default=None, description="lower end: grey value (window) or percentile, 0.5 (percentile)"
+    )
+    upper: Float | None = Field(
+        default=None, description="upper end: grey value (window) or percentile, 99.5 (percentile)"
+    )
+    foreground: Bool = Field(default=False, description="take the statistics from voxels that are not 0")
 
     @model_validator(mode="before")
     @classmethod
@@ -161,7 +182,7 @@ class NormalisationSection(Section):
                 faults.append(Fault(key, "wrong_value", f"kind {self.kind} needs it", "null", "a number"))
         for key in sorted({"by", "lower", "upper", "foreground"} - used):
             value = getattr(self, key)
-            if value not in (None, False) or (key == "by" and value is not None) or type(value) is float:
+            if value is not None and value is not False:
                 faults.append(Fault(key, "wrong_value", f"has no effect with kind {self.kind}", str(value)))
         if self.kind == "divide" and self.by == 0:
             faults.append(Fault("by", "wrong_value", "cannot divide by it", "0", "a number other than 0"))
@@ -178,27 +199,11 @@ class NormalisationSection(Section):
 class PrepareSection(Section):
     """How a scan is prepared before it is stored."""
 
-    crop: CropSection = Field(default_factory=CropSection, description="what is cut off")
-    spacing_mm: PositiveTriple | None = Field(None, description="voxel size after resampling, mm; null: no resampling")
+    crop: CropSection = Field(default=CropSection(), description="what is cut off")
+    spacing_mm: PositiveTriple | None = Field(
+        default=None, description="voxel size after resampling, mm; null: no resampling"
+    )
     normalise: tuple[NormalisationSection, ...] = Field(
-        (NormalisationSection(),), min_length=1, description="one for all channels or one for each"
+        default=(NormalisationSection(kind="zscore"),), min_length=1, description="one for all channels or one for each"
     )
-    workers: Size | None = Field(None, description="processes that prepare scans; null: one for each CPU core")
-
-
-class SamplingSection(Section):
-    """How training patches are drawn."""
-
-    patch_size: tuple[Size, Size, Size] = Field((96, 96, 96), description="patch size, voxels along x, y and z")
-    patches_per_epoch: Size = Field(256, description="patches of an epoch")
-    patches_per_visit: Size = Field(4, description="patches drawn each time a case is opened")
-    queue_length: Size = Field(64, description="patches among which the next one is drawn")
-    balance: Literal["case", "class", "lesion"] = Field(
-        "case", description="what has an even chance within a class: any voxel of a case, of the class, any lesion"
-    )
-    class_weights: dict[str, NonNegative] | None = Field(
-        None, description="weight by label name of the class at the centre; null: half background, half foreground"
-    )
-
-
-Axes = Annotated[tuple[Literal["x", "y", "z"], ...], Unique]
+    workers: Size | None = Field(default=None, description="processes that prepare scans; null: one for each CPU core")

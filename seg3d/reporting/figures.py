@@ -109,11 +109,11 @@ def geometry_figure(
     Prediction and reference are placed by *their* affine, not by array index, so a prediction whose header is wrong
     is seen out of place.
     """
-    canonical, turn = _canonical(image)
-    maps = [None if v is None else _onto(canonical.grid, v) for v in (reference, prediction)]
+    turned, turn = canonical(image)
+    maps = [None if v is None else _onto(turned.grid, v) for v in (reference, prediction)]
     values = sorted({int(v) for m in maps if m is not None for v in np.unique(m)} - {0})
     names = dict(label_names) if label_names else {value: f"label {value}" for value in values}
-    case = FigureCase(name, canonical.data[0], maps[0], maps[1], canonical.grid.spacing_mm, names, None, window)
+    case = FigureCase(name, turned.data[0], maps[0], maps[1], turned.grid.spacing_mm, names, None, window)
     same = "the same grid" if image.grid.same_as(prediction.grid) else "DIFFERENT GRIDS"
     lines = [f"image       {_in_words(image.grid)}", f"prediction  {_in_words(prediction.grid)}"]
     if reference is not None:
@@ -197,7 +197,8 @@ def _legend(figure: Figure, rows: Sequence[tuple[str, FigureCase]], y: float) ->
         )  # fmt: skip
 
 
-def _canonical(volume: Volume) -> tuple[Volume, str]:
+def canonical(volume: Volume) -> tuple[Volume, str]:
+    """The volume in the nearest RAS+ order, and in words how its axes were turned."""
     turn = nib.orientations.io_orientation(volume.grid.affine)
     data = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in volume.data])
     affine = volume.grid.affine @ nib.orientations.inv_ornt_aff(turn, volume.grid.shape)
@@ -208,7 +209,7 @@ def _canonical(volume: Volume) -> tuple[Volume, str]:
 
 def _onto(grid: Grid, labels: Volume) -> NDArray[Any]:
     # the label at each voxel centre of `grid`, 0 outside: exact where the grids are the same
-    own, _ = _canonical(labels)
+    own, _ = canonical(labels)
     if own.grid.same_as(grid):
         return own.data[0]
     to_own = np.linalg.inv(own.grid.affine) @ grid.affine

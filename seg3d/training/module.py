@@ -45,7 +45,7 @@ class SegmentationModule(pl.LightningModule):
         build_optimizer: Makes the optimiser of the network.
         learning_rate_factor: Factor on the learning rate at each optimiser step.
         predict: Class probabilities ``(class, x, y, z)`` of a whole volume.
-        labels: Foreground label values.
+        labels: Foreground label values, sorted; the network has one output more, the background, first.
         ignore_label: Voxels of this reference label count nowhere.
         seed: Seed of dropout, keyed by step; ``None`` leaves torch's generator alone.
         ema_decay: Decay of the running mean of the weights that is validated and kept; ``None``: off.
@@ -112,7 +112,9 @@ class SegmentationModule(pl.LightningModule):
         else:
             with self.ema.swap(self.network):
                 probabilities = self._predict(self.network, image, case.minimum)
-        found = probabilities.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        # background, the first output, is 0; the others are in the order of their values
+        values = np.array((0, *self._labels), dtype=volume.label.dtype)
+        found = values[probabilities.argmax(dim=0).cpu().numpy()]
         dice = dice_per_label(found, np.asarray(volume.label), self._labels, ignore_label=self._ignore_label)
         self.scores.append(CaseScore(case.case_id, dice))
 

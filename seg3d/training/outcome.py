@@ -59,7 +59,7 @@ def read_weights(folder: RunFolder, which: str = "best", *, averaged: bool = Tru
             shadow: dict[str, torch.Tensor] = checkpoint["ema"]["shadow"]
             return shadow
         state = checkpoint["state_dict"]
-    except Exception as error:  # noqa: BLE001  # torch raises whatever a damaged archive leads to
+    except Exception as error:  # torch raises whatever a damaged archive leads to
         raise RunError(
             "the checkpoint is missing or damaged", where=path, got=error, fix="Train again, or give another run."
         ) from error

@@ -20,7 +20,9 @@ from seg3d.verbs.train import train
 CASES = 24
 
 
-def demo(output: Path | str = "demo", config: Path | str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def demo(
+    output: Path | str = "demo", config: Path | str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """The evaluation's summary on phantom cases that nothing was trained or chosen on.
 
     Makes phantom chest CTs with lung tumours, checks and prepares them, trains a small network, predicts the test
@@ -87,5 +89,3 @@ def _refuse_faults(source: Path) -> None:
 def _tell_where(places: dict[str, Any]) -> None:
     width = max(map(len, places))
     print("\n".join(f"{name:<{width}}  {place}" for name, place in places.items()))
-
-

@@ -1,0 +1,52 @@
+# Each target sets up what it needs; the only requirements are Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS := tests
+
+.PHONY: help setup demo test check lint types format bench real-data lock clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	touch $@
+
+setup: $(READY)  ## Make the virtual environment with the locked versions
+
+demo: $(READY)  ## Phantom chest CTs: check, prepare, train, predict, evaluate
+	$(BIN)/seg3d demo --output demo
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+
+check: lint types test  ## Lint, types, import direction and tests
+
+lint: $(READY)  ## Ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Side-by-side measurements; prints tables
+	$(BIN)/python -m benchmarks
+
+real-data: $(READY)  ## Train and score on the real scans in ../shared/data (about an hour)
+	$(BIN)/python -m benchmarks.real_data
+
+lock: $(READY)  ## Write constraints.txt from the environment
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//') > constraints.new
+	mv constraints.new constraints.txt
+
+clean:  ## Remove what was made, but no runs and no MLflow records
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,16 @@
+"""The config of a method: one checked, frozen tree."""
+
+from seg3d.config.explain import config_digest, describe_schema, schema, show, to_yaml
+from seg3d.config.load import as_config, load_config
+from seg3d.config.tree import Config
+
+__all__ = [
+    "Config",
+    "as_config",
+    "config_digest",
+    "describe_schema",
+    "load_config",
+    "schema",
+    "show",
+    "to_yaml",
+]

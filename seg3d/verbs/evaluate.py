@@ -1,0 +1,178 @@
+"""``seg3d evaluate``: label maps against references, per case and label."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg3d.atomic import write_json, write_text
+from seg3d.build.dataset import build_dataset
+from seg3d.cases import Dataset, read_dataset
+from seg3d.config import load_config
+from seg3d.errors import DataError, Fault, FaultsError
+from seg3d.io import SUFFIXES, image_stem, read_header, read_label_map
+from seg3d.metrics import LabelScore, format_summary, rows, score_case, summarise
+from seg3d.training.run_folder import read_json
+from seg3d.verbs.predict import MANIFEST
+
+__all__ = ["evaluate", "format_summary"]
+
+
+@dataclass(frozen=True)
+class _References:
+    """Reference files by case name; labels where something declares them."""
+
+    files: Mapping[str, Path]
+    labels: Mapping[str, int]
+    ignore_label: int | None
+
+
+def evaluate(
+    predictions: Path | str,
+    labels: Path | str,
+    output: Path | str,
+    *,
+    tolerance_mm: float = 2.0,
+    subset: bool = False,
+) -> dict[str, Any]:
+    """The summary written at ``output``, in nnU-Net's shape with more in it; a CSV of all scores lies beside it.
+
+    Args:
+        predictions: A label map or a folder of them.
+        labels: The reference: a label map, a folder of them, a dataset, or a config that names one.
+        output: The JSON file.
+        tolerance_mm: Tolerance of the surface Dice.
+        subset: Score what was predicted, even if there are more references.
+
+    Raises:
+        FaultsError: A case has no partner, lies on another grid, or cannot be read; nothing is written.
+        DataError: There is nothing to score.
+    """
+    found, target = Path(predictions), Path(output)
+    references = _references(Path(labels))
+    pairs = _pairs(_predictions(found), references, found.is_file() and Path(labels).is_file(), subset)
+    names, ignore_label = _label_names(found, references, pairs)
+    scores: dict[str, dict[int, LabelScore]] = {}
+    faults: list[Fault] = []
+    for case, (prediction, reference) in pairs.items():
+        try:
+            scores[case] = _score(prediction, reference, sorted(names), ignore_label, tolerance_mm)
+        except DataError as error:
+            faults.append(Fault(case, "not_scored", str(error)))
+    if faults:
+        raise FaultsError(f"{len(faults)} of {len(pairs)} cases cannot be scored", faults)
+    summary = summarise(scores, names, tolerance_mm=tolerance_mm)
+    for row in summary["metric_per_case"]:
+        prediction, reference = pairs[row["case"]]
+        row |= {"prediction_file": str(prediction), "reference_file": str(reference)}
+    write_text(target.with_suffix(".csv"), _table(rows(summary)))
+    write_json(target, summary)
+    return summary
+
+
+def _predictions(path: Path) -> dict[str, Path]:
+    if not path.exists():
+        raise DataError("the predictions do not exist", where=path)
+    files = _label_files(path)
+    if not files:
+        raise DataError("there is nothing to score", where=path, expected=f"files ending in {', '.join(SUFFIXES)}")
+    return files
+
+
+def _references(path: Path) -> _References:
+    if not path.exists():
+        raise DataError("the references do not exist", where=path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _of_dataset(build_dataset(load_config(path)))
+    if path.suffix.lower() in (".csv", ".tsv", ".json") or (path / "dataset.json").is_file():
+        return _of_dataset(read_dataset(path))
+    return _References(_label_files(path), {}, None)
+
+
+def _of_dataset(dataset: Dataset) -> _References:
+    files = {case.case_id: case.label for case in dataset.cases if case.label is not None}
+    return _References(files, dataset.labels, dataset.ignore_label)
+
+
+def _label_files(path: Path) -> dict[str, Path]:
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.lower().endswith(SUFFIXES))
+    return {image_stem(file): file for file in files}
+
+
+def _pairs(
+    predictions: Mapping[str, Path], references: _References, single: bool, subset: bool
+) -> dict[str, tuple[Path, Path]]:
+    if single:
+        (case, prediction), (reference,) = next(iter(predictions.items())), references.files.values()
+        return {case: (prediction, reference)}
+    faults = [
+        Fault(case, "no_reference", "the prediction has no reference", str(path))
+        for case, path in sorted(predictions.items())
+        if case not in references.files
+    ]
+    if not subset:
+        faults += [
+            Fault(case, "no_prediction", "the case was not predicted", fix="Predict it, or score with --subset.")
+            for case in sorted(set(references.files) - set(predictions))
+        ]
+    if faults:
+        raise FaultsError("predictions and references do not belong together", faults)
+    return {case: (path, references.files[case]) for case, path in sorted(predictions.items())}
+
+
+def _label_names(
+    predictions: Path, references: _References, pairs: Mapping[str, tuple[Path, Path]]
+) -> tuple[dict[int, str], int | None]:
+    """Foreground labels by value, and the ignored one: as the dataset or the predictions say, else as found."""
+    labels, ignore_label = dict(references.labels), references.ignore_label
+    manifest = predictions / MANIFEST
+    if not labels and manifest.is_file():
+        content = read_json(manifest)
+        labels, ignore_label = content["labels"], content["ignore_label"]
+    if not labels:
+        values: set[int] = set()
+        for pair in pairs.values():
+            for path in pair:
+                values |= set(np.unique(read_label_map(path).data).tolist())
+        labels = {f"label {value}": value for value in sorted(values)}
+    return {value: name for name, value in labels.items() if value not in (0, ignore_label)}, ignore_label
+
+
+def _score(
+    prediction_file: Path, reference_file: Path, labels: list[int], ignore_label: int | None, tolerance_mm: float
+) -> dict[int, LabelScore]:
+    # headers first: a pair that does not fit is refused before its voxels are read
+    grid, other = read_header(reference_file).grid, read_header(prediction_file).grid
+    if not grid.same_as(other):
+        same_shape = grid.shape == other.shape
+        raise DataError(
+            "prediction and reference lie on different grids",
+            where=prediction_file,
+            got=other.affine.round(3).tolist() if same_shape else other.shape,
+            expected=grid.affine.round(3).tolist() if same_shape else grid.shape,
+            fix="Predict on the grid of the scan; do not resample the reference.",
+        )
+    prediction, reference = (read_label_map(path).data[0] for path in (prediction_file, reference_file))
+    return score_case(
+        prediction,
+        reference,
+        labels,
+        grid.spacing_mm,
+        grid.voxel_volume_ml,
+        ignore_label=ignore_label,
+        tolerance_mm=tolerance_mm,
+    )
+
+
+def _table(found: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]) if found else ["case"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
