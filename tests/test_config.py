@@ -91,6 +91,13 @@ def test_faults_between_sections_are_told_together_with_faults_of_single_values(
     }
 
 
+def test_a_section_that_is_no_mapping_hides_no_other_fault(small: Path) -> None:
+    assert faults(small, "data=3", "sampling.queue_length=1") == {
+        "data": "wrong_type",
+        "sampling.queue_length": "wrong_value",
+    }
+
+
 def test_a_check_says_nothing_where_what_it_reads_is_at_fault(tmp_path: Path) -> None:
     # 34 suits two levels but not the default's three: the size may well be right
     path = write(tmp_path, SMALL + "model: {feature: [8, 16]}\nsampling: {patch_size: [34, 34, 34]}\n")
@@ -125,6 +132,7 @@ def test_a_size_that_the_network_cannot_halve_is_refused_with_the_nearest_one(
         "train.optimizer.learning_rate=true",
         "train.gradient_clip=[1]",
         "name=7",
+        "model.dims=3.0",
         "data=3",
         "data.source=null",
         "sampling.patch_size=96",
@@ -155,7 +163,7 @@ def test_an_override_of_the_wrong_type_is_refused(small: Path, override: str) ->
         "train.batch_size=0",
         "train.optimizer.learning_rate=.inf",
         "model.norm=bach",
-        "model.dims=3.0",
+        "model.dims=4",
         "augment.affine.scale=[1.2, 0.8]",
         "augment.flip.p=1.1",
         "augment.low_resolution.factor=[0.5, 2]",

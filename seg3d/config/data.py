@@ -49,7 +49,7 @@ class SplitSection(Section):
         default="kfold",
         description="kfold: one fold is the test set; share: test_share of the cases; file: as a file says",
     )
-    folds: Annotated[Int, Field(ge=2)] = Field(5, description="number of folds (kind kfold)")
+    folds: Annotated[Int, Field(ge=2)] = Field(default=5, description="number of folds (kind kfold)")
     fold: Count = Field(default=0, description="fold that is the test set, from 0 (kind kfold)")
     val_share: Share = Field(default=0.1, description="share of the cases held for validation, 0 to 1")
     test_share: Share = Field(default=0.2, description="share of the cases held for the test, 0 to 1 (kind share)")
@@ -113,7 +113,7 @@ class ForegroundSection(Section):
 
     threshold: Float | None = Field(default=None, description="grey value above which a voxel is foreground")
     percentile: Annotated[Float, Field(ge=0, le=100)] | None = Field(
-        None, description="percentile of the grey values that serves as threshold, 0 to 100"
+        default=None, description="percentile of the grey values that serves as threshold, 0 to 100"
     )
     channel: Count = Field(default=0, description="channel that is looked at, from 0")
     margin_mm: NonNegative = Field(default=10.0, description="margin left around the foreground, mm")

@@ -15,6 +15,19 @@ from seg3d.errors import Fault
 
 Location = tuple[str | int, ...]
 
+# where pydantic's own words speak of Python
+_WORDS = {
+    "model_type": "should be a section, that is keys with values",
+    "dict_type": "should be a mapping of names to values",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "bool_type": "should be true or false",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "too_short": "too few values",
+    "too_long": "too many values",
+}
+
 
 def faults_of(error: ValidationError) -> list[tuple[Location, Fault]]:
     """Every fault with the location of the faulty value."""
@@ -86,7 +99,7 @@ def _faults_of(details: ErrorDetails) -> list[tuple[Location, Fault]]:
         fix = f"did you mean {meant}?" if meant else ""
         return [(location, Fault(where, "wrong_value", "no such choice", one_line(details["input"]), options, fix))]
     wrong = "wrong_type" if _is_type(kind) else "wrong_value"
-    what = details["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    what = _WORDS.get(kind) or details["msg"].removeprefix("Input ")
     return [(location, Fault(where, wrong, what, one_line(details["input"]), "", _fix(details)))]
 
 

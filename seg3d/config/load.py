@@ -73,6 +73,7 @@ def _all_faults(values: dict[Any, Any], error: ValidationError, known: Sequence[
     for level in range(3):
         for location, fault in found:
             _prune(values, location[: len(location) - level], fault)
+        values.setdefault("data", {"source": "missing", "store": "missing"})
         try:
             Config.model_validate(values)
         except ValidationError as later:

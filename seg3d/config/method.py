@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from seg3d.config.base import (
     Bool,
@@ -40,16 +41,27 @@ class SamplingSection(Section):
     )
 
 
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        raise PydanticCustomError("whole_type", "should be a whole number")
+    return value
+
+
+Dims = Annotated[Literal[2, 3], BeforeValidator(_whole)]  # 3.0 would pass as 3
+
+
 class ModelSection(Section):
     """The network."""
 
     kind: Literal["reduced_unet"] = Field(default="reduced_unet", description="architecture")
-    dims: Literal[2, 3] = Field(default=3, description="dimensions of the convolutions")
+    dims: Dims = Field(default=3, description="dimensions of the convolutions")
     features: tuple[Size, ...] = Field(
         default=(32, 64, 128), min_length=1, description="channels of each level, finest first"
     )
     norm: Literal["instance", "batch", "none"] = Field(default="instance", description="normalisation layers")
-    dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(0.0, description="probability of dropout, 0 to below 1")
+    dropout: Annotated[Float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="probability of dropout, 0 to below 1"
+    )
     activation: Literal["relu", "leaky_relu"] = Field(default="leaky_relu", description="activation function")
 
     @property
@@ -166,7 +178,9 @@ class PredictSection(Section):
     tile_size: Sizes | None = Field(
         default=None, description="tile size along x, y and z, voxels; null: as the patches"
     )
-    step: Annotated[Float, Field(gt=0, le=1)] = Field(0.5, description="distance of tiles as a share of their size")
+    step: Annotated[Float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="distance of tiles as a share of their size"
+    )
     batch_size: Size = Field(default=2, description="tiles computed at once")
     mirror: Annotated[tuple[Literal["x", "y", "z"], ...], Unique] = Field(
         default=(), description="axes along which tiles are also mirrored and averaged"
