@@ -1,0 +1,55 @@
+"""Optimiser, schedule and running mean."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from seg3d.training.ema import Ema
+from seg3d.training.schedule import build_optimizer, factor
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("polynomial", [1, 0.5**0.9, 0]), ("cosine", [1, 0.5, 0]), ("constant", [1, 1, 1])]
+)
+def test_schedules_by_hand(kind: str, expected: list[float]) -> None:
+    found = [factor(s, total_steps=110, kind=kind, warmup_steps=10, power=0.9) for s in (10, 60, 110)]
+    assert found == pytest.approx(expected)
+
+
+def test_warm_up_rises_linearly_and_never_starts_at_zero() -> None:
+    found = [factor(s, total_steps=100, kind="cosine", warmup_steps=4, power=0.9) for s in range(5)]
+    assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_normalisation_and_biases_do_not_decay(kind: str) -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+    optimizer = build_optimizer(network, kind=kind, learning_rate=0.1, weight_decay=0.5, momentum=0.9, nesterov=True)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decay[id(p)] for p in network.parameters()] == [0.5, 0, 0, 0]
+
+
+def test_the_running_mean_follows_and_swaps() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        network.weight.fill_(0.0)
+    ema = Ema(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+    ema.update(network)
+    assert float(ema.shadow["weight"]) == pytest.approx(0.9)  # the ramp: (1 + 0) / (10 + 0) of the past
+    with ema.swap(network):
+        assert float(network.weight) == pytest.approx(0.9)
+    assert float(network.weight) == 1.0
+
+
+def test_the_running_mean_survives_a_checkpoint() -> None:
+    network = nn.BatchNorm3d(2)
+    ema = Ema(network, decay=0.9)
+    ema.update(network)
+    again = Ema(nn.BatchNorm3d(2), decay=0.9)
+    again.load_state_dict(ema.state_dict())
+    assert again.steps == 1
+    assert all(torch.equal(again.shadow[name], ema.shadow[name]) for name in ema.shadow)
