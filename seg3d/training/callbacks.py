@@ -55,6 +55,7 @@ class Recorder(pl.Callback):
         self._losses: list[torch.Tensor] = []
         self._patches = 0
         self._started = 0.0
+        self._seconds = 0.0
         self._validated = False
         self._stale = 0
 
@@ -77,9 +78,9 @@ class Recorder(pl.Callback):
         self._centres += list(zip(batch["case_id"], batch["centre"], strict=True))
         self._patches += len(batch["case_id"])
         self._trace_step(trainer, batch, batch_idx)
+        self._seconds = time.perf_counter() - self._started  # validation comes after the last batch
         if trainer.progress_bar_callback is not None:
-            rate = self._patches / (time.perf_counter() - self._started)
-            pl_module.log("patches/s", rate, prog_bar=True, logger=False, batch_size=1)
+            pl_module.log("patches/s", self._patches / self._seconds, prog_bar=True, logger=False, batch_size=1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch has a score."""
@@ -88,14 +89,13 @@ class Recorder(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's records and checkpoints."""
         assert isinstance(pl_module, SegmentationModule)
-        seconds = time.perf_counter() - self._started
         better = self._note_score(pl_module)
         self._checkpoint(trainer, better)
         if self._patience is not None and self._stale > self._patience:
             trainer.should_stop = True
         if trainer.global_rank != 0:
             return
-        row = self._row(trainer, pl_module, seconds)
+        row = self._row(trainer, pl_module)
         self.history.append(row)
         self._trace_epoch(trainer, pl_module)
         _append_json_line(self.folder.sampling, self._certifier.certify(trainer.current_epoch, self._centres))
@@ -119,14 +119,14 @@ class Recorder(pl.Callback):
         for path in [self.folder.last, *([self.folder.best] if better else [])]:
             save_checkpoint(trainer, path)
 
-    def _row(self, trainer: pl.Trainer, module: SegmentationModule, seconds: float) -> dict[str, float]:
+    def _row(self, trainer: pl.Trainer, module: SegmentationModule) -> dict[str, float]:
         row = {
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
             "train_loss": float(torch.stack(self._losses).double().mean()),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "seconds": seconds,
-            "patches_per_second": self._patches * trainer.world_size / seconds,
+            "seconds": self._seconds,
+            "patches_per_second": self._patches * trainer.world_size / self._seconds,
             "val_dice": mean_dice(module.scores) if self._validated else math.nan,
         }
         for value, name in self._labels.items():
