@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from seg3d.keyed import keyed
-from seg3d.sampling.augment import Augmentation, augment_patch
+from seg3d.sampling.augment import Augmentation, apply_intensity
+from seg3d.sampling.augment import draw as draw_parameters
 from seg3d.sampling.locations import draw_centre, place_patch
 from seg3d.sampling.plan import Draw, Visit
+from seg3d.sampling.spatial import resample_patch
 from seg3d.store import StoredInfo, StoredVolume
 from seg3d.volume import Shape
 
@@ -69,34 +71,36 @@ class PatchReader:
         key = (epoch, info.case_id, draw.number)
         centre = draw_centre(volume, draw.class_value, draw.lesion, keyed(self.seed, "centre", *key))
         start = place_patch(centre, self.patch_size, info.grid.shape)
-        if self.augmentation is None:
-            image, label = read_patch(volume, start, self.patch_size)
-        else:
-            image, label = self._augmented(volume, start, keyed(self.seed, "augment", *key))
+        rng = keyed(self.seed, "augment", *key)
+        image, label = read_augmented(volume, start, self.patch_size, self.augmentation, rng)
         return Patch(image, label, info.case_id, centre, start, draw)
 
-    def _augmented(
-        self, volume: StoredVolume, start: Shape, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self.augmentation is not None
-        assert volume.label is not None
-        label_map = volume.label
 
-        def read(first: Shape, shape: Shape) -> tuple[NDArray[Any], NDArray[Any]]:
-            box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
-            return volume.image[(slice(None), *box)], label_map[box]
+def read_augmented(
+    volume: StoredVolume, start: Shape, size: Shape, augmentation: Augmentation | None, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image and label of a patch as :func:`read_patch` gives them, augmented.
 
-        image, label = augment_patch(
-            read,
-            volume.info.grid.shape,
-            start,
-            self.patch_size,
-            volume.info.grid.spacing_mm,
-            self.augmentation,
-            rng,
-            pad_value=volume.info.minimum,
-        )
-        return torch.from_numpy(image), torch.from_numpy(label)
+    Args:
+        volume: A case with a label.
+        start: First voxel; may be negative.
+        size: Voxels along x, y, z.
+        augmentation: What is done to it, or ``None``.
+        rng: Where the parameters come from.
+    """
+    if augmentation is None:
+        return read_patch(volume, start, size)
+    spacing = volume.info.grid.spacing_mm
+    drawn = draw_parameters(augmentation, volume.info.channels, size, spacing, rng)
+    if drawn.resampling is not None:
+        image, label = resample_patch(volume, start, size, drawn.resampling)
+    else:
+        plain, whole = read_patch(volume, start, size)
+        axes = [3 - axis for axis, mirrored in enumerate(drawn.mirrored) if mirrored]
+        image = plain.permute(0, 3, 2, 1).flip(axes)
+        label = whole.permute(2, 1, 0).flip([axis - 1 for axis in axes])
+    apply_intensity(image.numpy(), drawn, spacing)
+    return _as_xyz(image), _as_xyz(label)
 
 
 def read_patch(volume: StoredVolume, start: Shape, size: Shape) -> tuple[torch.Tensor, torch.Tensor]:

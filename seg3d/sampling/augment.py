@@ -1,0 +1,239 @@
+"""What augmentation does to a patch: settings, and the random parameters drawn from them.
+
+Drawing is apart from applying: all parameters of all parts are drawn in a fixed order whether or not a part is applied,
+so that the probability of one part does not change the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seg3d.sampling import intensity
+from seg3d.sampling.intensity import Channels
+from seg3d.sampling.spatial import Resampling
+from seg3d.volume import Shape, Spacing
+
+Range = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror along each of ``axes`` (``"x"``, ``"y"``, ``"z"``) with probability ``p`` each."""
+
+    p: float
+    axes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Rotate about x, y, z by up to ``rotation_deg``, enlarge by a factor of ``scale``, shift by up to ``shift_mm``."""
+
+    p: float
+    rotation_deg: Range
+    scale: Range
+    shift_mm: Range
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Displace by a smooth field: normal with ``sd_mm`` at control points about ``control_spacing_mm`` apart."""
+
+    p: float
+    control_spacing_mm: float
+    sd_mm: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Add Gaussian noise with a standard deviation from ``sd``."""
+
+    p: float
+    sd: Range
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Smooth with a Gaussian whose standard deviation is from ``sd_mm``."""
+
+    p: float
+    sd_mm: Range
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Multiply by a factor from ``factor``, another for each channel."""
+
+    p: float
+    factor: Range
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Stretch about the mean by a factor from ``factor``, another for each channel."""
+
+    p: float
+    factor: Range
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Raise the values, scaled to 0..1, to a power from ``gamma``, another for each channel."""
+
+    p: float
+    gamma: Range
+
+
+@dataclass(frozen=True)
+class LowResolution:
+    """Resample to voxels enlarged by a factor from ``factor`` and back."""
+
+    p: float
+    factor: Range
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a patch; ``None`` leaves a part out."""
+
+    flip: Flip | None = None
+    affine: Affine | None = None
+    elastic: Elastic | None = None
+    noise: Noise | None = None
+    blur: Blur | None = None
+    brightness: Brightness | None = None
+    contrast: Contrast | None = None
+    gamma: Gamma | None = None
+    low_resolution: LowResolution | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The parameters of one patch; ``None`` where a part is not applied.
+
+    Attributes:
+        mirrored: Whether each axis (x, y, z) is mirrored.
+        resampling: Affine and elastic part; the mirroring is in it already.
+    """
+
+    mirrored: tuple[bool, bool, bool]
+    resampling: Resampling | None
+    noise_sd: float | None
+    noise_seed: int
+    blur_sd_mm: float | None
+    brightness: NDArray[np.float64] | None
+    contrast: NDArray[np.float64] | None
+    gamma: NDArray[np.float64] | None
+    low_resolution: float | None
+
+
+class _Part(Protocol):
+    @property
+    def p(self) -> float: ...
+
+
+def draw(
+    augmentation: Augmentation, channels: int, size: Shape, spacing_mm: Spacing, rng: np.random.Generator
+) -> Drawn:
+    """The parameters of one patch of ``size`` voxels (x, y, z)."""
+    mirrored = _draw_flip(augmentation.flip, rng)
+    matrix, shift = _draw_affine(augmentation.affine, rng)
+    displacement = _draw_elastic(augmentation.elastic, size, spacing_mm, rng)
+    resampling = None
+    if matrix is not None or displacement is not None:
+        signs = np.where(mirrored, -1.0, 1.0)
+        whole = (np.eye(3) if matrix is None else matrix) * signs
+        resampling = Resampling(whole, shift, displacement)
+    a = augmentation
+    return Drawn(
+        mirrored,
+        resampling,
+        noise_sd=_draw_value(a.noise, a.noise and a.noise.sd, rng),
+        noise_seed=int(rng.integers(2**63)),
+        blur_sd_mm=_draw_value(a.blur, a.blur and a.blur.sd_mm, rng),
+        brightness=_draw_values(a.brightness, a.brightness and a.brightness.factor, channels, rng),
+        contrast=_draw_values(a.contrast, a.contrast and a.contrast.factor, channels, rng),
+        gamma=_draw_values(a.gamma, a.gamma and a.gamma.gamma, channels, rng),
+        low_resolution=_draw_value(a.low_resolution, a.low_resolution and a.low_resolution.factor, rng),
+    )
+
+
+def apply_intensity(image: Channels, drawn: Drawn, spacing_mm: Spacing) -> None:
+    """Change the grey values ``(channel, z, y, x)`` in place; acquisition effects first, display effects last."""
+    if drawn.noise_sd is not None:
+        intensity.add_noise(image, drawn.noise_sd, drawn.noise_seed)
+    if drawn.blur_sd_mm is not None:
+        intensity.blur(image, drawn.blur_sd_mm, spacing_mm)
+    if drawn.brightness is not None:
+        intensity.change_brightness(image, drawn.brightness)
+    if drawn.contrast is not None:
+        intensity.change_contrast(image, drawn.contrast)
+    if drawn.low_resolution is not None:
+        intensity.lower_resolution(image, drawn.low_resolution, spacing_mm)
+    if drawn.gamma is not None:
+        intensity.change_gamma(image, drawn.gamma)
+
+
+def _happens(part: _Part | None, rng: np.random.Generator) -> bool:
+    # the coin is thrown for a part that is off, too
+    coin = rng.random()
+    return part is not None and coin < part.p
+
+
+def _draw_flip(part: Flip | None, rng: np.random.Generator) -> tuple[bool, bool, bool]:
+    coins = rng.random(3)
+    x, y, z = (
+        part is not None and axis in part.axes and coin < part.p for axis, coin in zip("xyz", coins, strict=True)
+    )
+    return bool(x), bool(y), bool(z)
+
+
+def _draw_affine(
+    part: Affine | None, rng: np.random.Generator
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """From an offset in the patch to one in the volume: the inverse of what is seen to happen."""
+    happens = _happens(part, rng)
+    angles, scale, shift = rng.uniform(-1, 1, 3), rng.random(), rng.uniform(-1, 1, 3)
+    if part is None or not happens:
+        return None, np.zeros(3)
+    low, high = part.scale
+    return _rotation(np.deg2rad(angles * part.rotation_deg)) / (low + (high - low) * scale), shift * part.shift_mm
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation about x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[b, a], turn[a, b] = np.sin(angle), -np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def _draw_elastic(
+    part: Elastic | None, size: Shape, spacing_mm: Spacing, rng: np.random.Generator
+) -> NDArray[np.float32] | None:
+    happens = _happens(part, rng)
+    # a generator of its own: how many numbers the field takes must not move the draws behind it
+    own = np.random.Generator(np.random.Philox(key=int(rng.integers(2**63))))
+    if part is None or not happens:
+        return None
+    points = [max(2, round(n * mm / part.control_spacing_mm) + 1) for n, mm in zip(size, spacing_mm, strict=True)]
+    field: NDArray[np.float32] = own.standard_normal((3, *points), dtype=np.float32) * np.float32(part.sd_mm)
+    return field
+
+
+def _draw_value(part: _Part | None, limits: Any, rng: np.random.Generator) -> float | None:
+    happens, share = _happens(part, rng), rng.random()
+    return float(limits[0] + (limits[1] - limits[0]) * share) if happens else None
+
+
+def _draw_values(part: _Part | None, limits: Any, count: int, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    happens, shares = _happens(part, rng), rng.random(count)
+    return np.asarray(limits[0] + (limits[1] - limits[0]) * shares) if happens else None
