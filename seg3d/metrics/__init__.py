@@ -1,0 +1,22 @@
+"""Scores that do not flatter: per case and label, with stated rules for empty masks."""
+
+from seg3d.metrics.case import LabelScore, score_case
+from seg3d.metrics.lesions import Lesions, count_lesions
+from seg3d.metrics.overlap import Overlap, count_overlap, dice_per_label
+from seg3d.metrics.summary import format_summary, rows, summarise
+from seg3d.metrics.surface import SurfaceScores, surface_scores
+
+__all__ = [
+    "LabelScore",
+    "Lesions",
+    "Overlap",
+    "SurfaceScores",
+    "count_lesions",
+    "count_overlap",
+    "dice_per_label",
+    "format_summary",
+    "rows",
+    "score_case",
+    "summarise",
+    "surface_scores",
+]

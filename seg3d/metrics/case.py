@@ -1,0 +1,91 @@
+"""All scores of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from seg3d.metrics.lesions import Lesions, count_lesions
+from seg3d.metrics.overlap import Overlap, count_overlap
+from seg3d.metrics.surface import SurfaceScores, surface_scores
+from seg3d.volume import Spacing
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """Scores of one label in one case.
+
+    Attributes:
+        overlap: Voxel counts.
+        surface: Surface distances.
+        lesions: Components by outcome.
+        volume_ml: Volume of the prediction.
+        reference_volume_ml: Volume of the reference.
+    """
+
+    overlap: Overlap
+    surface: SurfaceScores
+    lesions: Lesions
+    volume_ml: float
+    reference_volume_ml: float
+
+    @property
+    def volume_error_ml(self) -> float:
+        """Prediction minus reference."""
+        return self.volume_ml - self.reference_volume_ml
+
+    @property
+    def empty(self) -> str:
+        """What is empty: ``"both"``, ``"prediction"``, ``"reference"`` or ``"none"``."""
+        found, wanted = self.overlap.tp + self.overlap.fp > 0, self.overlap.tp + self.overlap.fn > 0
+        return {(False, False): "both", (False, True): "prediction", (True, False): "reference"}.get(
+            (found, wanted), "none"
+        )
+
+
+def score_case(
+    prediction: NDArray[Any],
+    reference: NDArray[Any],
+    labels: Sequence[int],
+    spacing_mm: Spacing,
+    voxel_volume_ml: float,
+    *,
+    ignore_label: int | None = None,
+    tolerance_mm: float = 2.0,
+) -> dict[int, LabelScore]:
+    """Scores of each label.
+
+    Args:
+        prediction: Label map ``(x, y, z)``.
+        reference: Label map of the same shape.
+        labels: Label values.
+        spacing_mm: Voxel spacing.
+        voxel_volume_ml: Volume of a voxel.
+        ignore_label: Voxels with this reference count nowhere: they are background in both.
+        tolerance_mm: Tolerance of the surface Dice.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction and reference have one shape, got {prediction.shape} and {reference.shape}")
+    counted = None if ignore_label is None else reference != ignore_label
+    size = reference.size if counted is None else int(np.count_nonzero(counted))
+    scores = {}
+    for label in labels:
+        found, wanted = prediction == label, reference == label
+        if counted is not None:
+            found &= counted
+        overlap = count_overlap(found, wanted, size)
+        # everything that is left to do happens where either mask is
+        box = (ndimage.find_objects((found | wanted).view(np.uint8)) or [(slice(0, 0),) * 3])[0]
+        scores[label] = LabelScore(
+            overlap,
+            surface_scores(found[box], wanted[box], spacing_mm, tolerance_mm),
+            count_lesions(found[box], wanted[box]),
+            (overlap.tp + overlap.fp) * voxel_volume_ml,
+            (overlap.tp + overlap.fn) * voxel_volume_ml,
+        )
+    return scores
