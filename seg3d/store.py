@@ -244,7 +244,7 @@ def _write_voxels(file: h5py.File, image: NDArray[Any], label: NDArray[Any] | No
     if label is None:
         return
     file.create_dataset("label", data=label.T, dtype=label.dtype.newbyteorder("<"))
-    blocks = np.stack([_count_blocks(value == label.T) for value in classes])
+    blocks = np.stack([_count_blocks(np.equal(label.T, value)) for value in classes])
     file.create_dataset("blocks", data=blocks, dtype="<u4")
     counts = blocks.sum(axis=(1, 2, 3), dtype=np.int64)
     file["blocks"].attrs["classes"] = np.array(classes, dtype=np.int64)

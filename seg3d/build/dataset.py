@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seg3d.cases import Dataset, read_dataset
+from seg3d.cases import Dataset, Split, read_dataset, split_cases
 from seg3d.config import Config
 from seg3d.errors import ConfigError
 from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
@@ -49,6 +49,26 @@ def build_recipe(config: Config, channels: int) -> Recipe:
         ),
         spacing_mm=chosen.spacing_mm,
         normalise=tuple(Normalisation(**step.model_dump()) for step in chosen.normalise),
+    )
+
+
+def split_members(config: Config, members: Sequence[tuple[str, str, bool]]) -> Split:
+    """The split that the config asks for.
+
+    Args:
+        config: The config.
+        members: Case, group, and whether the case holds the rare label.
+    """
+    chosen = config.data.split
+    return split_cases(
+        members,
+        kind=chosen.kind,
+        folds=chosen.folds,
+        fold=chosen.fold,
+        val_share=chosen.val_share,
+        test_share=chosen.test_share,
+        file=None if chosen.file is None else Path(chosen.file),
+        seed=config.seed,
     )
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from seg3d.build.dataset import classes, foreground
-from seg3d.cases import Split, split_cases
+from seg3d.build.dataset import classes, foreground, split_members
+from seg3d.cases import Split
 from seg3d.config import Config
 from seg3d.errors import ConfigError
 from seg3d.inference.sliding import SlidingWindow
@@ -31,18 +30,8 @@ from seg3d.training.schedule import build_optimizer, factor
 
 def build_split(config: Config, cases: Sequence[StoredInfo], groups: Mapping[str, str]) -> Split:
     """Train, validation and test cases, stratified by the rarest label or the one that the config names."""
-    chosen = config.data.split
     rare = _stratum(config, cases)
-    return split_cases(
-        [(c.case_id, groups[c.case_id], c.class_counts.get(rare, 0) > 0) for c in cases],
-        kind=chosen.kind,
-        folds=chosen.folds,
-        fold=chosen.fold,
-        val_share=chosen.val_share,
-        test_share=chosen.test_share,
-        file=None if chosen.file is None else Path(chosen.file),
-        seed=config.seed,
-    )
+    return split_members(config, [(c.case_id, groups[c.case_id], c.class_counts.get(rare, 0) > 0) for c in cases])
 
 
 def build_network(config: Config, channels: int, outputs: int) -> nn.Module:
@@ -63,7 +52,7 @@ def build_window(config: Config) -> SlidingWindow:
     """How whole volumes are predicted."""
     chosen = config.predict
     return SlidingWindow(
-        tile_size=tuple(chosen.tile_size or config.sampling.patch_size),
+        tile_size=chosen.tile_size or config.sampling.patch_size,
         step=chosen.step,
         batch_size=chosen.batch_size,
         mirror=tuple(sorted("xyz".index(axis) for axis in chosen.mirror)),
@@ -98,7 +87,7 @@ def build_data(
         balance=chosen.balance,
         seed=config.seed,
     )
-    reader = PatchReader(plan.cases, tuple(chosen.patch_size), build_augmentation(config), config.seed)
+    reader = PatchReader(plan.cases, chosen.patch_size, build_augmentation(config), config.seed)
     return PatchDataModule(
         plan,
         reader,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from seg3d.metrics.lesions import Lesions, count_lesions
-from seg3d.metrics.overlap import Overlap, count_overlap
+from seg3d.metrics.overlap import Overlap, count_overlap, counted_voxels, label_masks
 from seg3d.metrics.surface import SurfaceScores, surface_scores
 from seg3d.volume import Spacing
 
@@ -68,16 +68,14 @@ def score_case(
         voxel_volume_ml: Volume of a voxel.
         ignore_label: Voxels with this reference count nowhere: they are background in both.
         tolerance_mm: Tolerance of the surface Dice.
+
+    Raises:
+        ValueError: The shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction and reference have one shape, got {prediction.shape} and {reference.shape}")
-    counted = None if ignore_label is None else reference != ignore_label
-    size = reference.size if counted is None else int(np.count_nonzero(counted))
+    counted, size = counted_voxels(prediction, reference, ignore_label)
     scores = {}
     for label in labels:
-        found, wanted = prediction == label, reference == label
-        if counted is not None:
-            found &= counted
+        found, wanted = label_masks(prediction, reference, label, counted)
         overlap = count_overlap(found, wanted, size)
         # everything that is left to do happens where either mask is
         box = (ndimage.find_objects((found | wanted).view(np.uint8)) or [(slice(0, 0),) * 3])[0]

@@ -44,7 +44,7 @@ class Lesions:
     @property
     def precision(self) -> float:
         """Share of the predicted components that touch a reference."""
-        return 1 - self.false_positive / self.predicted if self.predicted else math.nan
+        return (self.predicted - self.false_positive) / self.predicted if self.predicted else math.nan
 
     @property
     def f1(self) -> float:

@@ -63,6 +63,45 @@ def count_overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], c
     return Overlap(both, found - both, wanted - both, counted - found - wanted + both)
 
 
+def count_label(
+    prediction: NDArray[Any], reference: NDArray[Any], label: int, ignore_label: int | None = None
+) -> Overlap:
+    """Counts of one label in two label maps of one shape; voxels whose reference is ``ignore_label`` count nowhere.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    counted, size = counted_voxels(prediction, reference, ignore_label)
+    return count_overlap(*label_masks(prediction, reference, label, counted), size)
+
+
+def counted_voxels(
+    prediction: NDArray[Any], reference: NDArray[Any], ignore_label: int | None
+) -> tuple[NDArray[np.bool_] | None, int]:
+    """Mask of the voxels that count (``None``: all of them), and how many they are.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction and reference have one shape, got {prediction.shape} and {reference.shape}")
+    if ignore_label is None:
+        return None, reference.size
+    counted: NDArray[np.bool_] = reference != ignore_label
+    return counted, int(np.count_nonzero(counted))
+
+
+def label_masks(
+    prediction: NDArray[Any], reference: NDArray[Any], label: int, counted: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks of one label in prediction and reference, without the voxels that do not count."""
+    found, wanted = prediction == label, reference == label
+    if counted is not None:
+        found &= counted
+        wanted &= counted  # matters when somebody asks for the ignore label itself
+    return found, wanted
+
+
 def dice_per_label(
     prediction: NDArray[Any], reference: NDArray[Any], labels: Sequence[int], *, ignore_label: int | None = None
 ) -> dict[int, float]:
@@ -73,12 +112,11 @@ def dice_per_label(
         reference: Label map of the same shape.
         labels: Label values.
         ignore_label: Voxels with this reference count nowhere.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: Dice, Measures of the amount of ecologic association between species (Ecology 26, 1945).
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction and reference have one shape, got {prediction.shape} and {reference.shape}")
-    counted = None if ignore_label is None else reference != ignore_label
-    found = {}
-    for label in labels:
-        mask = prediction == label if counted is None else (prediction == label) & counted
-        found[label] = count_overlap(mask, reference == label, reference.size).dice
-    return found
+    counted, size = counted_voxels(prediction, reference, ignore_label)
+    return {label: count_overlap(*label_masks(prediction, reference, label, counted), size).dice for label in labels}

@@ -12,6 +12,8 @@ import numpy as np
 
 from seg3d.keyed import keyed
 from seg3d.metrics.case import LabelScore
+from seg3d.metrics.lesions import Lesions
+from seg3d.metrics.overlap import Overlap
 
 PerCase = Mapping[str, Mapping[int, LabelScore]]
 
@@ -53,21 +55,26 @@ def summarise(
         tolerance_mm: Tolerance of the surface Dice.
         resamples: Resamples of the bootstrap over cases.
         seed: Its seed.
+
+    Raises:
+        KeyError: A case lacks one of the labels.
+
+    Source: Efron and Tibshirani, An introduction to the bootstrap (1993), chapter 13, for the interval.
     """
-    labels = sorted(label_names)
+    labels, cases = sorted(label_names), sorted(per_case)
     per_label = {
-        str(label): _label_entry({c: s[label] for c, s in per_case.items()}, label_names[label], resamples, seed)
+        str(label): _label_entry(label, label_names[label], [per_case[case][label] for case in cases], resamples, seed)
         for label in labels
     }
-    mean = {label: {name: entry[name]["mean"] for name in METRICS} for label, entry in per_label.items()}
-    of_case = [_mean_dice(per_case[case]) for case in sorted(per_case)]
+    mean = {str(label): _means([per_case[case][label] for case in cases]) for label in labels}
+    of_case = [_mean([per_case[case][label].overlap.dice for label in labels]) for case in cases]
     return {
         "metric_per_case": [
             {"case": case, "metrics": {str(label): _metrics(per_case[case][label]) for label in labels}}
-            for case in sorted(per_case)
+            for case in cases
         ],
-        "mean": mean,
-        "foreground_mean": {name: _plain(_mean([m[name] for m in mean.values()])) for name in METRICS},
+        "mean": {label: {name: _plain(value) for name, value in m.items()} for label, m in mean.items()},
+        "foreground_mean": {name: _plain(_mean([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
         "foreground_dice": _interval(of_case, resamples, seed, "foreground_dice"),
         "per_label": per_label,
         "pooled_over_all_voxels_of_all_cases": {
@@ -78,81 +85,53 @@ def summarise(
     }
 
 
-def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One flat row per case and label, for a CSV; undefined values are empty."""
-    found = []
-    for case in summary["metric_per_case"]:
-        for label, metrics in case["metrics"].items():
-            flat = {k: v for k, v in metrics.items() if k != "Lesions"}
-            flat |= {f"Lesions_{k}": v for k, v in metrics["Lesions"].items()}
-            found.append({"case": case["case"], "label": label, "name": summary["per_label"][label]["name"], **flat})
-    return found
-
-
-def format_summary(summary: Mapping[str, Any]) -> str:
-    """A short table for the terminal."""
-    head = f"{'label':<16}{'cases':>6}{'Dice  [95 % interval]':>25}{'median':>8}{'IoU':>7}{'HD95 mm':>9}{'surface':>9}"
-    lines = [f"{head}{'lesions found':>15}{'empty':>7}"]
-    for label, entry in summary["per_label"].items():
-        low, high = entry["Dice"]["ci95"] or (None, None)
-        dice = f"{_text(entry['Dice']['mean'])} [{_text(low)}, {_text(high)}]"
-        lesions = summary["pooled_over_all_voxels_of_all_cases"][label]["Lesions"]
-        lines.append(
-            f"{entry['name'][:15]:<16}{entry['Dice']['n']:>6}{dice:>25}{_text(entry['Dice']['median']):>8}"
-            f"{_text(entry['IoU']['mean']):>7}{_text(entry['HD95_mm']['mean'], 2):>9}"
-            f"{_text(entry['SurfaceDice']['mean']):>9}{lesions['detected']:>9} of {lesions['reference']:<3}"
-            f"{entry['both_empty']:>6}"
-        )
-    overall = summary["foreground_dice"]
-    low, high = overall["ci95"] or (None, None)
-    lines.append(f"foreground Dice over {overall['n']} cases: {_text(overall['mean'])} [{_text(low)}, {_text(high)}]")
-    lines.append("empty: cases in which neither prediction nor reference has the label; they give no score")
-    return "\n".join(lines)
-
-
-def _label_entry(scores: Mapping[str, LabelScore], name: str, resamples: int, seed: int) -> dict[str, Any]:
-    empty = [score.empty for score in scores.values()]
+def _label_entry(label: int, name: str, scores: Sequence[LabelScore], resamples: int, seed: int) -> dict[str, Any]:
+    empty = [score.empty for score in scores]
     entry: dict[str, Any] = {
         "name": name,
         "cases": len(scores),
         "both_empty": empty.count("both"),
+        "one_empty": empty.count("prediction") + empty.count("reference"),
         "prediction_empty": empty.count("prediction"),
         "reference_empty": empty.count("reference"),
     }
     for metric, value in METRICS.items():
-        values = [value(scores[case]) for case in sorted(scores)]
-        entry[metric] = _interval(values, resamples, seed, f"{metric} {name}")
+        entry[metric] = _interval([value(score) for score in scores], resamples, seed, metric, label)
     return entry
+
+
+def _means(scores: Sequence[LabelScore]) -> dict[str, float]:
+    return {name: _mean([value(score) for score in scores]) for name, value in {**METRICS, **COUNTS}.items()}
 
 
 def _metrics(score: LabelScore) -> dict[str, Any]:
     lesions = vars(score.lesions) | {
         "sensitivity": _plain(score.lesions.sensitivity),
         "precision": _plain(score.lesions.precision),
+        "f1": _plain(score.lesions.f1),
     }
     values = {name: _plain(value(score)) for name, value in METRICS.items()}
     return {**values, **{n: count(score) for n, count in COUNTS.items()}, "Lesions": lesions, "Empty": score.empty}
 
 
 def _pooled(scores: Sequence[LabelScore]) -> dict[str, Any]:
-    if not scores:
-        return {}
-    overlap = reduce(add, (score.overlap for score in scores))
-    lesions = reduce(add, (score.lesions for score in scores))
+    overlap = reduce(add, (score.overlap for score in scores), Overlap(0, 0, 0, 0))
+    lesions = reduce(add, (score.lesions for score in scores), Lesions(0, 0, 0, 0))
     ratios = {"Dice": overlap.dice, "IoU": overlap.iou, "Precision": overlap.precision, "Recall": overlap.recall}
+    voxels = {"TP": overlap.tp, "FP": overlap.fp, "FN": overlap.fn, "TN": overlap.tn}
     found = vars(lesions) | {n: _plain(getattr(lesions, n)) for n in ("sensitivity", "precision", "f1")}
-    return {name: _plain(value) for name, value in ratios.items()} | {"Lesions": found}
+    return {name: _plain(value) for name, value in ratios.items()} | voxels | {"Lesions": found}
 
 
-def _interval(values: Sequence[float], resamples: int, seed: int, key: str) -> dict[str, Any]:
+def _interval(values: Sequence[float], resamples: int, seed: int, *key: str | int) -> dict[str, Any]:
     """Mean, percentile bootstrap interval and median over the cases where the value is defined and finite."""
     finite = np.array([value for value in values if math.isfinite(value)])
     interval = None
     if finite.size > 1:
-        chosen = keyed(seed, "bootstrap", key).integers(finite.size, size=(resamples, finite.size))
+        chosen = keyed(seed, "bootstrap", *key).integers(finite.size, size=(resamples, finite.size))
         interval = [float(v) for v in np.percentile(finite[chosen].mean(axis=1), (2.5, 97.5))]
     return {
-        "mean": float(finite.mean()) if finite.size else None,
+        "mean": _plain(_mean(values)),
         "ci95": interval,
         "median": float(np.median(finite)) if finite.size else None,
         "n": int(finite.size),
@@ -160,14 +139,10 @@ def _interval(values: Sequence[float], resamples: int, seed: int, key: str) -> d
     }
 
 
-def _mean_dice(scores: Mapping[int, LabelScore]) -> float:
-    defined = [s.overlap.dice for s in scores.values() if not math.isnan(s.overlap.dice)]
-    return sum(defined) / len(defined) if defined else math.nan
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    defined = [value for value in values if value is not None]
-    return sum(defined) / len(defined) if defined else math.nan
+def _mean(values: Sequence[float]) -> float:
+    """Mean over the defined, finite values; ``nan`` without any. ``fsum`` rounds once, in whatever order."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 def _plain(value: float) -> float | str | None:
@@ -175,10 +150,6 @@ def _plain(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return "inf" if math.isinf(value) else float(value)
-
-
-def _text(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
@@ -189,9 +160,10 @@ def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
         "means": "over cases with a defined, finite value; n says how many, n_infinite how many were infinite",
         "foreground_mean": "mean over labels of the means over cases",
         "foreground_dice": "mean over cases of each case's mean Dice over its defined labels",
-        "ci95": f"percentile bootstrap over cases, {resamples} resamples",
+        "ci95": f"percentile bootstrap over cases, {resamples} resamples; null with fewer than two cases",
         "pooled_over_all_voxels_of_all_cases": "from summed voxel counts: large lesions count more than small ones; "
         "not comparable with means over cases",
-        "surface": f"voxels with a face neighbour outside; surface Dice at a tolerance of {tolerance_mm:g} mm",
+        "surface": f"voxels with a face neighbour outside; surface Dice at a tolerance of {tolerance_mm:g} mm, "
+        "a distance equal to the tolerance being within it",
         "lesions": "connected components of 26 neighbours; detected when one voxel overlaps",
     }

@@ -13,6 +13,8 @@ from scipy import ndimage
 from seg3d.volume import Spacing
 
 _PERCENTILE = 95
+# a step of three voxels of 0.1 mm is 0.30000000000000004 mm: what lies on the tolerance is within it
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def surface_scores(
     box = _joint_box(prediction, reference)
     surfaces = [_surface(mask[box]) for mask in (prediction, reference)]
     forth, back = (_distances(a, b, spacing_mm) for a, b in (surfaces, surfaces[::-1]))
-    near = np.count_nonzero(forth <= tolerance_mm) + np.count_nonzero(back <= tolerance_mm)
+    limit = tolerance_mm * (1 + _ROUNDING)
+    near = int(np.count_nonzero(forth <= limit)) + int(np.count_nonzero(back <= limit))
     return SurfaceScores(
         hd95_mm=float(max(np.percentile(forth, _PERCENTILE), np.percentile(back, _PERCENTILE))),
         assd_mm=float((forth.sum() + back.sum()) / (forth.size + back.size)),
@@ -71,4 +74,5 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _distances(source: NDArray[Any], target: NDArray[Any], spacing_mm: Spacing) -> NDArray[np.float64]:
     """Distance of each surface voxel of ``source`` to the nearest one of ``target``."""
     field: NDArray[np.float64] = ndimage.distance_transform_edt(~target, sampling=spacing_mm)
-    return field[source]
+    distances: NDArray[np.float64] = field[source]
+    return distances

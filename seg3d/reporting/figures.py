@@ -169,7 +169,7 @@ def _draw_case(panels: Sequence[Any], case: FigureCase) -> None:
 def _row_height(case: FigureCase) -> float:
     # the tallest panel of the row when each is as wide as its column, within limits
     extent = [n * mm for n, mm in zip(case.image.shape, case.spacing_mm, strict=True)]
-    tallest = max(extent[plane.up] / extent[plane.across] for plane in PLANES)
+    tallest: float = max(extent[plane.up] / extent[plane.across] for plane in PLANES)
     return PANEL_INCHES * min(max(tallest, 0.35), 1.15) + 0.55
 
 
@@ -210,11 +210,12 @@ def canonical(volume: Volume) -> tuple[Volume, str]:
 def _onto(grid: Grid, labels: Volume) -> NDArray[Any]:
     # the label at each voxel centre of `grid`, 0 outside: exact where the grids are the same
     own, _ = canonical(labels)
+    data: NDArray[Any] = own.data[0]
     if own.grid.same_as(grid):
-        return own.data[0]
+        return data
     to_own = np.linalg.inv(own.grid.affine) @ grid.affine
     placed: NDArray[Any] = ndimage.affine_transform(
-        own.data[0], to_own[:3, :3], to_own[:3, 3], output_shape=grid.shape, order=0, mode="constant", cval=0
+        data, to_own[:3, :3], to_own[:3, 3], output_shape=grid.shape, order=0, mode="constant", cval=0
     )
     return placed
 

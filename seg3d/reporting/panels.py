@@ -21,7 +21,7 @@ from seg3d.volume import Spacing
 # Source: M. Okabe, K. Ito, Color Universal Design (2008)
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 SCALE_BAR_MM = 50.0
-_OUTLINE = [patheffects.withStroke(linewidth=2.2, foreground="black")]
+_OUTLINE: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.2, foreground="black")]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def window_of(image: NDArray[Any]) -> tuple[float, float]:
 
 def _cut(volume: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
     # rows along `up`, columns along `across`
-    flat = np.take(volume, index, axis=plane.normal)
+    flat: NDArray[Any] = np.take(volume, index, axis=plane.normal)
     return flat.T if plane.across < plane.up else flat
 
 

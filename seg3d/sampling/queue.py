@@ -96,8 +96,8 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         first_visit, self._fills, self._skip = self._fast_forward(plan, skip)
         self._keys.keys = [(epoch, number) for number in range(first_visit, len(plan.visits))]
         self._epoch = epoch
-        self._length = plan.patches - skip
-        self.patches_list = []
+        self._length: int = plan.patches - skip
+        self.patches_list: list[Any] = []
         self._subjects_iterable = None
 
     @property

@@ -1,7 +1,7 @@
 """Affine, elastic and mirrored patches in one resampling, straight from the stored volume.
 
-Tensors are in file order ``(channel, z, y, x)``. Every output voxel is computed by itself, so the bits depend on neither
-the number of threads nor the process.
+Tensors are in file order ``(channel, z, y, x)``. Every output voxel is computed by itself, so the bits depend neither
+on the number of threads nor on the process.
 """
 
 from __future__ import annotations

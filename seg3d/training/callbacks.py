@@ -168,7 +168,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
 
 def optimizer_sha256(optimizer: torch.optim.Optimizer) -> str:
     """SHA-256 of an optimiser's tensors, by parameter number and name."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     return sha256_tensors(tensors)

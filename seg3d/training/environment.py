@@ -68,7 +68,7 @@ def _torch() -> dict[str, Any]:
         "git": torch.version.git_version,
         "build": torch.__config__.show(),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        "cudnn": torch.backends.cudnn.version(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from seg3d.build.dataset import build_dataset, build_recipe
-from seg3d.cases import Dataset, find_faults, read_dataset, split_cases
+from seg3d.build.dataset import build_dataset, build_recipe, split_members
+from seg3d.cases import Dataset, find_faults, read_dataset
 from seg3d.config import load_config
 from seg3d.errors import Fault, FaultsError, Seg3dError
 
@@ -33,10 +33,9 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     config = load_config(path, overrides)
     dataset = build_dataset(config)
     faults = find_faults(dataset)
-    chosen = config.data.split
     for name, attempt in (
         ("prepare", lambda: build_recipe(config, len(dataset.channels))),
-        ("data.split", lambda: split_cases(_groups(dataset), seed=config.seed, **_settings(chosen.model_dump()))),
+        ("data.split", lambda: split_members(config, _members(dataset))),
     ):
         try:
             attempt()
@@ -56,12 +55,6 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     return sorted(faults)
 
 
-def _groups(dataset: Dataset) -> list[tuple[str, str, bool]]:
+def _members(dataset: Dataset) -> list[tuple[str, str, bool]]:
     """Cases for a trial split; which of them hold the rare label does not matter to its faults."""
     return [(case.case_id, case.group, False) for case in dataset.cases if case.label is not None]
-
-
-def _settings(split: dict[str, object]) -> dict[str, object]:
-    file = split.pop("file")
-    split.pop("stratify")
-    return {**split, "file": None if file is None else Path(str(file))}

@@ -1,0 +1,84 @@
+"""Every config in configs/ runs end to end on a phantom of its kind: check, prepare, train, predict, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import seg3d
+from seg3d.config import load_config
+from seg3d.phantom import PhantomSpec, write_phantom_dataset
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+# the phantom of each study, and what makes a GPU study small enough for a test
+SMALL = ["sampling.patch_size=[32,32,32]", "predict.tile_size=[48,48,48]", "model.features=[4,8,8,8]"]
+STUDIES = {
+    "demo": (PhantomSpec(cases=8), "msd", ["model.features=[4,8,8]"]),
+    "hippocampus3d": (PhantomSpec(cases=8, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
+    "sarcoma3d": (PhantomSpec(cases=8, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
+    "heart3d": (PhantomSpec(cases=8, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
+    "lits3d": (PhantomSpec(cases=8, kind="liver", labels=("liver", "cancer")), "msd", SMALL),
+    "lung3d": (
+        PhantomSpec(cases=8, labels=("cancer",), shape=(80, 64, 32)),
+        "msd",
+        [*SMALL, "prepare.spacing_mm=[2.0,2.0,3.0]"],
+    ),
+}
+
+
+def test_every_config_has_its_phantom() -> None:
+    assert {path.stem for path in CONFIGS} == set(STUDIES)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs_end_to_end(path: Path, tmp_path: Path) -> None:
+    spec, layout, small = STUDIES[path.stem]
+    source = write_phantom_dataset(tmp_path / "data", spec, layout)
+    batch = load_config(path).train.batch_size
+    overrides = [
+        f"data.source={source}",
+        f"data.store={tmp_path / 'store'}",
+        f"output_dir={tmp_path / 'runs'}",
+        "data.num_workers=0",
+        "data.split.folds=4",
+        "data.split.val_share=0.2",
+        "prepare.workers=1",
+        "train.max_epochs=1",
+        "train.validate_every=1",
+        f"sampling.patches_per_epoch={2 * batch}",
+        "train.precision=fp32",
+        "tracking.enabled=false",
+        *small,
+    ]
+    assert [fault for fault in seg3d.check(path, overrides) if not fault.note] == []
+    run = seg3d.train(path, overrides)
+    result = json.loads((run / "result.json").read_text())
+    assert {"best_score", "weights_sha256", "trace_sha256", "config_sha256", "data_sha256", "seconds"} <= set(result)
+    answers = seg3d.predict(run, output=tmp_path / "answers", split="test")
+    assert answers
+    config = load_config(path, overrides)
+    scans = {scan.name: scan for scan in sorted(source.rglob("*.nii.gz"))}
+    for answer in answers:
+        scan = nib.load(
+            source / answer.name.removesuffix(".nii.gz") / "PET_image.nii.gz"
+            if layout == "folders"
+            else scans[answer.name]
+        )
+        found = nib.load(answer)
+        assert found.shape == scan.shape[:3]
+        np.testing.assert_allclose(found.affine, scan.affine, atol=1e-4)
+        assert set(np.unique(np.asanyarray(found.dataobj))) <= set(range(len(spec.label_names) + 1))
+    references = path if layout == "folders" else source
+    if layout == "folders":  # the config names the references, with this test's source in it
+        references = tmp_path / "study.yaml"
+        from seg3d.config import to_yaml
+
+        references.write_text(to_yaml(config))
+    summary = seg3d.evaluate(tmp_path / "answers", references, tmp_path / "summary.json", subset=True)
+    assert {row["case"] for row in summary["metric_per_case"]} == {a.name.removesuffix(".nii.gz") for a in answers}
+    assert json.loads((tmp_path / "summary.json").read_text())["cases"] == len(answers)
+    assert (tmp_path / "summary.csv").read_text().count("\n") == 1 + len(answers) * len(spec.label_names)

@@ -1,0 +1,218 @@
+"""Scores by hand and against MONAI and surface-distance."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import monai.metrics
+import numpy as np
+import pytest
+import surface_distance
+import torch
+from scipy import ndimage
+
+from seg3d.metrics import (
+    LabelScore,
+    Lesions,
+    Overlap,
+    SurfaceScores,
+    count_lesions,
+    dice_per_label,
+    format_summary,
+    rows,
+    score_case,
+    summarise,
+    surface_scores,
+)
+
+SPACING = (1.0, 1.5, 2.5)
+
+
+def random_mask(seed: int, smooth: float = 0.0, share: float = 0.7, size: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((18 * size, 16 * size, 12 * size))
+    field = ndimage.gaussian_filter(noise, smooth) if smooth else noise
+    return field > np.quantile(field, share)
+
+
+def cube(start: int, shape: tuple[int, int, int] = (20, 20, 20), size: int = 6) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[start : start + size, 5 : 5 + size, 5 : 5 + size] = True
+    return mask
+
+
+def batch(mask: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(mask)[None, None].float()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("smooth", [0.0, 1.5])
+def test_surface_scores_are_monais(seed: int, smooth: float) -> None:
+    a, b = random_mask(seed, smooth), random_mask(seed + 100, smooth)
+    found = surface_scores(a, b, SPACING, 1.6)
+    hd95 = monai.metrics.compute_hausdorff_distance(batch(a), batch(b), True, percentile=95, spacing=SPACING)
+    assd = monai.metrics.compute_average_surface_distance(batch(a), batch(b), True, symmetric=True, spacing=SPACING)
+    dice = monai.metrics.compute_surface_dice(batch(a), batch(b), [1.6], True, spacing=SPACING)
+    assert found.hd95_mm == pytest.approx(float(hd95), rel=1e-5)
+    assert found.surface_dice == pytest.approx(float(dice), rel=1e-5)
+    # MONAI gives the mean over all surface voxels of both, too
+    assert found.assd_mm == pytest.approx(float(assd), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlap_is_monais_and_surface_distances(seed: int) -> None:
+    a, b = random_mask(seed), random_mask(seed + 100)
+    expected = float(monai.metrics.compute_dice(batch(a), batch(b)))
+    assert dice_per_label(a.astype(np.uint8), b.astype(np.uint8), [1])[1] == pytest.approx(expected)
+    assert surface_distance.compute_dice_coefficient(b, a) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hd95_is_within_a_voxel_of_that_of_surface_elements(seed: int) -> None:
+    """surface-distance weighs surface elements between voxels, we count surface voxels: alike, not equal."""
+    a = random_mask(seed, 5.0, size=3)
+    b = ndimage.binary_erosion(np.roll(a, 2, axis=0))
+    distances = surface_distance.compute_surface_distances(b, a, SPACING)
+    found = surface_scores(a, b, SPACING, 2.0)
+    diagonal = float(np.linalg.norm(SPACING))
+    assert found.hd95_mm == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95), abs=diagonal)
+
+
+def test_a_shifted_cube_by_hand() -> None:
+    scores = score_case(cube(3).astype(np.uint8), cube(5).astype(np.uint8), [1], (1.0, 1.0, 1.0), 0.001)[1]
+    assert scores.overlap == Overlap(tp=4 * 36, fp=2 * 36, fn=2 * 36, tn=8000 - 8 * 36)
+    assert scores.overlap.dice == pytest.approx(2 / 3)
+    assert scores.overlap.iou == pytest.approx(0.5)
+    assert scores.surface.hd95_mm == pytest.approx(2.0)
+    assert scores.volume_ml == pytest.approx(0.216)
+    assert scores.volume_error_ml == pytest.approx(0.0)
+
+
+def test_distances_are_in_millimetres() -> None:
+    a, b = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
+    a[4, 4, 2], b[4, 4, 6] = True, True
+    found = surface_scores(a, b, (1.0, 1.0, 2.5), 9.9)
+    assert (found.hd95_mm, found.assd_mm, found.surface_dice) == (10.0, 10.0, 0.0)
+    assert surface_scores(a, b, (1.0, 1.0, 2.5), 10.0).surface_dice == 1.0
+
+
+def test_both_empty_is_undefined_and_never_a_free_one() -> None:
+    empty = np.zeros((5, 5, 5), np.uint8)
+    score = score_case(empty, empty, [1], SPACING, 0.001)[1]
+    assert score.empty == "both"
+    values = [score.overlap.dice, score.overlap.iou, score.overlap.precision, score.overlap.recall]
+    assert all(math.isnan(v) for v in [*values, score.surface.hd95_mm, score.surface.surface_dice])
+
+
+@pytest.mark.parametrize("which", ["prediction", "reference"])
+def test_one_empty_is_zero_at_infinite_distance(which: str) -> None:
+    empty, full = np.zeros((20, 20, 20), np.uint8), cube(5).astype(np.uint8)
+    pair = (empty, full) if which == "prediction" else (full, empty)
+    score = score_case(*pair, [1], SPACING, 0.001)[1]
+    assert score.empty == which
+    assert (score.overlap.dice, score.overlap.precision, score.overlap.recall) == (0.0, 0.0, 0.0)
+    assert (score.surface.hd95_mm, score.surface.assd_mm, score.surface.surface_dice) == (math.inf, math.inf, 0.0)
+
+
+def test_ignored_voxels_count_nowhere() -> None:
+    reference, prediction = cube(5).astype(np.uint8), cube(5).astype(np.uint8)
+    reference[12:] = 9
+    prediction[12:] = 1
+    score = score_case(prediction, reference, [1], SPACING, 0.001, ignore_label=9)[1]
+    assert score.overlap == Overlap(tp=216, fp=0, fn=0, tn=12 * 400 - 216)
+    assert dice_per_label(prediction, reference, [1], ignore_label=9) == {1: 1.0}
+
+
+def test_lesions_are_counted_once_whatever_their_size() -> None:
+    reference, prediction = np.zeros((20, 20, 20), bool), np.zeros((20, 20, 20), bool)
+    reference[1:6, 1:6, 1:6] = True  # found by one voxel
+    reference[10, 10, 10] = reference[11, 11, 11] = True  # one lesion: they touch by a corner; missed
+    reference[15:18, 15:18, 15:18] = True  # found by two parts of the prediction
+    prediction[5, 5, 5] = prediction[15, 15, 15] = prediction[17, 17, 17] = True
+    prediction[1, 18, 1] = True  # nothing there
+    lesions = count_lesions(prediction, reference)
+    assert lesions == Lesions(reference=3, predicted=4, detected=2, false_positive=1)
+    assert (lesions.sensitivity, lesions.precision) == (pytest.approx(2 / 3), 0.75)
+    assert lesions.f1 == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+def test_no_lesions_give_no_sensitivity() -> None:
+    empty = np.zeros((3, 3, 3), bool)
+    assert math.isnan(count_lesions(empty, empty).sensitivity)
+
+
+def cases() -> dict[str, dict[int, LabelScore]]:
+    empty = np.zeros((20, 20, 20), np.uint8)
+    pairs = {
+        "good": (cube(5), cube(5)),
+        "shifted": (cube(3), cube(5)),
+        "missed": (empty, cube(5)),
+        "nothing": (empty, empty),
+    }
+    return {
+        name: score_case(a.astype(np.uint8), b.astype(np.uint8), [1], (1.0, 1.0, 1.0), 0.001)
+        for name, (a, b) in pairs.items()
+    }
+
+
+def test_the_summary_has_nnunets_shape_and_is_json() -> None:
+    summary = summarise(cases(), {1: "tumour"}, tolerance_mm=2.0)
+    json.dumps(summary, allow_nan=False)
+    assert [row["case"] for row in summary["metric_per_case"]] == ["good", "missed", "nothing", "shifted"]
+    assert {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"} <= set(
+        summary["metric_per_case"][0]["metrics"]["1"]
+    )
+    assert summary["mean"]["1"]["Dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert summary["foreground_mean"]["Dice"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_undefined_cases_are_counted_apart_and_infinite_ones_are_told() -> None:
+    entry = summarise(cases(), {1: "tumour"}, tolerance_mm=2.0)["per_label"]["1"]
+    assert (entry["cases"], entry["both_empty"], entry["prediction_empty"]) == (4, 1, 1)
+    assert (entry["Dice"]["n"], entry["HD95_mm"]["n"], entry["HD95_mm"]["n_infinite"]) == (3, 2, 1)
+    low, high = entry["Dice"]["ci95"]
+    assert 0 <= low < entry["Dice"]["mean"] < high <= 1
+
+
+def test_pooled_values_come_from_summed_counts() -> None:
+    pooled = summarise(cases(), {1: "t"}, tolerance_mm=2.0)["pooled_over_all_voxels_of_all_cases"]["1"]
+    assert pooled["Dice"] == pytest.approx(2 * (216 + 144) / (2 * (216 + 144) + 72 + 72 + 216))
+    assert pooled["Lesions"]["detected"] == 2
+
+
+def test_the_summary_does_not_depend_on_the_order_of_cases() -> None:
+    found = cases()
+    one = summarise(found, {1: "t"}, tolerance_mm=2.0)
+    assert summarise(dict(reversed(found.items())), {1: "t"}, tolerance_mm=2.0) == one
+
+
+def score_with(tp: int) -> LabelScore:
+    """A score whose Dice is ``tp / 100``."""
+    return LabelScore(Overlap(tp, 100 - tp, 100 - tp, 0), SurfaceScores(1.0, 1.0, 1.0), Lesions(1, 1, 1, 0), 1.0, 1.0)
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    """Means of 30 draws of a known distribution: the interval holds the true mean in about 95 of 100."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(150):
+        scores = {f"{trial}-{i}": {1: score_with(int(tp))} for i, tp in enumerate(rng.integers(50, 101, 30))}
+        low, high = summarise(scores, {1: "t"}, tolerance_mm=1, resamples=300)["per_label"]["1"]["Dice"]["ci95"]
+        covered += low <= 0.75 <= high
+    assert 0.87 <= covered / 150 <= 0.99
+
+
+def test_rows_are_flat_and_the_table_names_every_label() -> None:
+    summary = summarise(cases(), {1: "tumour"}, tolerance_mm=2.0)
+    flat = rows(summary)
+    assert [row["case"] for row in flat] == ["good", "missed", "nothing", "shifted"]
+    assert all(not isinstance(value, dict) for row in flat for value in row.values())
+    assert "tumour" in format_summary(summary)
+    assert "(1 inf)" in format_summary(summary)
+
+
+def test_no_cases_give_a_summary_without_numbers() -> None:
+    summary = summarise({}, {1: "tumour"}, tolerance_mm=2.0)
+    json.dumps(summary, allow_nan=False)
+    assert summary["per_label"]["1"]["Dice"]["mean"] is None
+    assert "tumour" in format_summary(summary)

@@ -1,0 +1,231 @@
+"""Training: the same bits for the same settings, and a run folder that holds what it should."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from study import losses_of, make_study, result_of
+
+import seg3d
+from seg3d.errors import ConfigError, FaultsError, RunError
+from seg3d.training.outcome import read_weights
+from seg3d.training.run_folder import open_run_folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def reference(config: Path) -> Path:
+    return seg3d.train(config)
+
+
+DIGESTS = ("weights_sha256", "trace_sha256", "config_sha256", "data_sha256", "best_score", "identity_sha256")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_run_is_the_same_to_the_last_bit_for_any_number_of_workers(
+    config: Path, reference: Path, workers: int
+) -> None:
+    torch.manual_seed(workers)  # what the process did before must not matter
+    again = result_of(seg3d.train(config, [f"data.num_workers={workers}"]))
+    assert {key: again[key] for key in DIGESTS} == {key: result_of(reference)[key] for key in DIGESTS}
+
+
+def test_another_process_with_another_hash_seed_gives_the_same_bits(
+    config: Path, reference: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "seg3d.cli", "train", str(config), f"output_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    run = Path(done.stdout.strip().splitlines()[-1])
+    assert {key: result_of(run)[key] for key in DIGESTS} == {key: result_of(reference)[key] for key in DIGESTS}
+
+
+def test_validating_less_often_does_not_change_the_training(config: Path, reference: Path) -> None:
+    assert losses_of(seg3d.train(config, ["train.validate_every=2"])) == losses_of(reference)
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=1", "sampling.balance=class", "augment.noise.sd=[0.2,0.3]", "model.dropout=0.3"]
+)
+def test_what_should_change_the_training_does(config: Path, reference: Path, override: str) -> None:
+    assert losses_of(seg3d.train(config, [override])) != losses_of(reference)
+
+
+def test_a_run_without_a_seed_differs_and_writes_its_seed_down(config: Path) -> None:
+    runs = [seg3d.train(config, ["reproducibility.mode=random", "train.max_epochs=1"]) for _ in range(2)]
+    assert losses_of(runs[0]) != losses_of(runs[1])
+    assert result_of(runs[0])["seed"] != result_of(runs[1])["seed"]
+
+
+def test_the_run_folder_holds_what_it_should(reference: Path) -> None:
+    names = {path.name for path in reference.iterdir()}
+    documents = {
+        "config.yaml",
+        "splits.json",
+        "environment.json",
+        "data.json",
+        "metrics.csv",
+        "trace.jsonl",
+        "result.json",
+    }
+    assert documents | {"checkpoints", "figures", "sampling.jsonl", "model.json"} <= names
+    assert {path.name for path in (reference / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    with (reference / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(0 <= float(row["val_dice"]) <= 1 for row in rows)
+    text = (reference / "environment.json").read_text()
+    assert str(Path.home()) not in text.replace('"/root"', "") or str(Path.home()) == "/root"
+
+
+def test_the_certificate_compares_what_was_asked_with_what_was_drawn(reference: Path) -> None:
+    lines = [json.loads(line) for line in (reference / "sampling.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    for line in lines:
+        shares = line["classes"].values()
+        assert sum(entry["expected"] for entry in shares) == pytest.approx(1)
+        assert all(entry["realised"] == pytest.approx(entry["expected"]) for entry in shares)
+
+
+def test_weights_are_loaded_without_unpickling_objects(reference: Path) -> None:
+    weights = read_weights(open_run_folder(reference))
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+
+
+def test_a_damaged_checkpoint_is_told(config: Path) -> None:
+    run = seg3d.train(config, ["train.max_epochs=1"])
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"torn")
+    with pytest.raises(RunError, match="missing or damaged"):
+        seg3d.predict(run, [], run / "answers", split="test")
+
+
+def test_a_run_of_another_schema_version_is_told(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema_version": 999}')
+    with pytest.raises(RunError, match="another schema version"):
+        seg3d.predict(tmp_path, [], tmp_path / "answers", split="test")
+
+
+def test_predictions_do_not_depend_on_the_batch_of_tiles_or_on_a_label(
+    config: Path, reference: Path, tmp_path: Path
+) -> None:
+    images = config.parent / "data" / "imagesTr"
+    scan = sorted(images.iterdir())[0]
+    one = seg3d.predict(reference, [scan], tmp_path / "one", overrides=["predict.batch_size=1"])
+    many = seg3d.predict(
+        reference, [scan], tmp_path / "many", overrides=["predict.batch_size=4", "data.source=nowhere"]
+    )
+    assert [path.name for path in one] == [scan.name]
+    assert one[0].read_bytes() == many[0].read_bytes()
+
+
+def test_probability_maps_agree_with_the_label_map(config: Path, reference: Path, tmp_path: Path) -> None:
+    scan = sorted((config.parent / "data" / "imagesTr").iterdir())[0]
+    (answer,) = seg3d.predict(reference, [scan], tmp_path, overrides=["predict.probabilities=true"])
+    label = np.asanyarray(nib.load(answer).dataobj)
+    (file,) = (tmp_path / "probabilities").iterdir()
+    probability = nib.load(file).get_fdata()
+    np.testing.assert_array_equal(label == 1, probability > 0.5)
+
+
+def test_a_scan_that_fails_is_named_and_the_others_are_predicted(config: Path, reference: Path, tmp_path: Path) -> None:
+    scans = sorted((config.parent / "data" / "imagesTr").iterdir())[:2]
+    broken = tmp_path / "in" / "broken.nii.gz"
+    broken.parent.mkdir()
+    broken.write_bytes(scans[0].read_bytes()[:100])
+    with pytest.raises(FaultsError, match=r"1 of 2 scans.*\n.*broken.nii.gz"):
+        seg3d.predict(reference, [scans[1], broken], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {scans[1].name, "predictions.json"}
+
+
+def test_the_wrong_number_of_channels_is_told(reference: Path, config: Path, tmp_path: Path) -> None:
+    scan = nib.load(sorted((config.parent / "data" / "imagesTr").iterdir())[0])
+    data = np.asanyarray(scan.dataobj)
+    nib.save(nib.Nifti1Image(np.stack([data, data], axis=-1), scan.affine), tmp_path / "two.nii.gz")
+    with pytest.raises(FaultsError, match="wrong number of channels"):
+        seg3d.predict(reference, [tmp_path / "two.nii.gz"], tmp_path / "out")
+
+
+def test_answers_never_overwrite_the_scans(config: Path, reference: Path) -> None:
+    images = config.parent / "data" / "imagesTr"
+    with pytest.raises(seg3d_error(), match="overwrite"):
+        seg3d.predict(reference, [images], images)
+
+
+def seg3d_error() -> type[Exception]:
+    from seg3d.errors import Seg3dError
+
+    return Seg3dError
+
+
+def test_patches_that_do_not_fill_a_batch_are_refused_with_the_nearest_number(config: Path) -> None:
+    with pytest.raises(ConfigError, match="nearest is 8"):
+        seg3d.train(config, ["sampling.patches_per_epoch=9"])
+
+
+def test_early_stop_and_running_mean(config: Path) -> None:
+    overrides = ["train.max_epochs=6", "train.early_stop_patience=1", "train.optimizer.learning_rate=1e-12"]
+    stopped = result_of(seg3d.train(config, overrides))
+    assert stopped["epochs"] == 3  # the first score is the best; one may be no better, the second stops
+    averaged = seg3d.train(config, ["train.ema_decay=0.9"])
+    folder = open_run_folder(averaged)
+    shadow, own = (read_weights(folder, "last", averaged=choice) for choice in (True, False))
+    assert any(not torch.equal(shadow[name], own[name]) for name in own)
+
+
+def test_two_devices_train_as_one_run_and_give_a_score(config: Path) -> None:
+    run = seg3d.train(config, ["train.devices=2", "train.max_epochs=1"])
+    assert result_of(run)["steps"] == 2  # 8 patches in batches of 2 on 2 devices
+    assert result_of(run)["best_score"] is not None
+
+
+def test_mlflow_mirrors_the_run(config: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    run = seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=2"])
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tiny")
+    (record,) = client.search_runs([experiment.experiment_id])
+    assert record.info.status == "FINISHED"
+    assert record.data.params["sampling.patches_per_epoch"] == "8"
+    history = client.get_metric_history(record.info.run_id, "val_dice")
+    assert [point.step for point in history] == [0, 1]
+    artifacts = {item.path for item in client.list_artifacts(record.info.run_id)}
+    assert {"config.yaml", "splits.json", "result.json", "figures"} <= artifacts
+    assert record.data.tags["data_sha256"] == result_of(run)["data_sha256"]
+
+
+def test_a_failed_run_is_marked_as_failed(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setattr("seg3d.verbs.train.fit", lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+    with pytest.raises(RuntimeError, match="stop"):
+        seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}"])
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tiny")
+    assert client.search_runs([experiment.experiment_id])[0].info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.optimizer.kind=sgd",
+        "train.precision=bf16",
+        "train.accumulate=2",
+        "loss.terms.1.kind=generalised_dice",
+        "model.norm=instance",
+    ],
+)
+def test_other_settings_train_too(config: Path, override: str) -> None:
+    assert result_of(seg3d.train(config, [override, "train.max_epochs=1"]))["steps"] in (2, 4)
