@@ -57,9 +57,7 @@ def make_case(folder: Path, name: str, shape: Shape) -> StoredInfo:
 
 
 def make_loader(cases: tuple[StoredInfo, ...], workers: int = 0, patches: int = 128) -> DataLoader[dict[str, object]]:
-    plan = SamplingPlan(
-        cases, {0: 1.0, 1: 1.0}, patches_per_epoch=patches, patches_per_visit=8, balance="case", seed=0
-    )
+    plan = SamplingPlan(cases, {0: 1.0, 1: 1.0}, patches_per_epoch=patches, patches_per_visit=8, balance="case", seed=0)
     queue = PatchQueue(VisitDataset(plan, PatchReader(cases, PATCH, None, 0)), 32, PATCH, workers)
     return patch_loader(queue, BATCH)
 

@@ -148,11 +148,15 @@ def test_channels_are_brought_together_by_their_number(tmp_path: Path) -> None:
     assert [path.name for path in scan.images] == ["x_0000.nii.gz", "x_0001.nii.gz"]
 
 
+def test_a_file_without_a_channel_number_holds_all_channels(tmp_path: Path) -> None:
+    (scan,) = find_scans([touch(tmp_path / "in", "x.nii.gz")], 3)
+    assert [path.name for path in scan.images] == ["x.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("names", "channels", "message"),
     [
         (["x_0000.nii.gz"], 2, "not complete"),
-        (["x.nii.gz"], 2, "does not tell its channel"),
         (["x.nii.gz", "x.nrrd"], 1, "same name"),
         (["notes.txt"], 1, "holds no image"),
     ],

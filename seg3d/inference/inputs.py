@@ -30,8 +30,8 @@ def find_scans(inputs: Sequence[Path], channels: int) -> list[Scan]:
     """The scans in files and folders, sorted by name.
 
     A model of one channel takes every image file under its own name. A model of several takes the files
-    ``NAME_0000``, ``NAME_0001``, ... of a scan, as nnU-Net names them; the answer is called ``NAME``. A folder gives
-    the image files directly in it.
+    ``NAME_0000``, ``NAME_0001``, ... of a scan, as nnU-Net names them; the answer is called ``NAME``. A file of another
+    name holds all channels. A folder gives the image files directly in it.
 
     Args:
         inputs: Files and folders.
@@ -63,15 +63,13 @@ def _expand(path: Path) -> list[Path]:
 
 def _group(files: Sequence[Path], channels: int) -> list[Scan]:
     found: dict[str, dict[int, Path]] = {}
+    whole = []
     for file in files:
         stem = image_stem(file)
         match = _CHANNEL.fullmatch(stem)
-        if match is None:
-            raise DataError(
-                "the file name does not tell its channel",
-                where=file,
-                expected=f"{stem}_0000{file.name[len(stem) :]} for the first of {channels} channels",
-            )
+        if match is None:  # a file with all channels on its fourth axis
+            whole.append(Scan(file.name, (file,)))
+            continue
         name = f"{match['case']}{file.name[len(stem) :]}"
         found.setdefault(name, {})[int(match["channel"])] = file
     for name, parts in found.items():
@@ -82,4 +80,4 @@ def _group(files: Sequence[Path], channels: int) -> list[Scan]:
                 got=sorted(parts),
                 expected=f"0 to {channels - 1}",
             )
-    return [Scan(name, tuple(parts[i] for i in range(channels))) for name, parts in found.items()]
+    return [*whole, *(Scan(name, tuple(parts[i] for i in range(channels))) for name, parts in found.items())]

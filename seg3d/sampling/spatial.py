@@ -112,8 +112,8 @@ def _grid(
     stop: list[int],
     size: Shape,
 ) -> torch.Tensor:
-    """Places ``(z, y, x, 3)`` in the box for grid_sample: -1 is its first and 1 its last voxel."""
-    scale = [2.0 / max(1, b - a - 1) for a, b in zip(first, stop, strict=True)]
+    """Places ``(z, y, x, 3)`` in the box for grid_sample: -1 and 1 are its outer faces (one voxel has a size)."""
+    scale = [2.0 / (b - a) for a, b in zip(first, stop, strict=True)]
     if field is None:
         places = torch.zeros((3, *size[::-1]))
     else:
@@ -121,7 +121,7 @@ def _grid(
         places = interpolate(torch.from_numpy(scaled)[None], size=size[::-1], mode="trilinear")[0]
     for target in range(3):
         x, y, z = (torch.from_numpy(part * np.float32(scale[target])) for part in terms[target])
-        z = z - (first[target] * scale[target] + 1.0)
+        z = z + (scale[target] * (0.5 - first[target]) - 1.0)
         places[target] += (z[:, None] + y[None, :])[:, :, None]
         places[target] += x
     return places.permute(1, 2, 3, 0)
@@ -132,5 +132,5 @@ def _sample(values: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor
     depth = grid.shape[0]
     slabs = next(n for n in range(min(_SLABS, depth), 0, -1) if depth % n == 0)
     source = values[None].expand(slabs, -1, -1, -1, -1)
-    found = grid_sample(source, grid.reshape(slabs, depth // slabs, *grid.shape[1:]), mode=mode, align_corners=True)
+    found = grid_sample(source, grid.reshape(slabs, depth // slabs, *grid.shape[1:]), mode=mode, align_corners=False)
     return found.transpose(0, 1).flatten(1, 2)

@@ -87,6 +87,7 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
     """
     config = as_config(config, overrides)
     dataset = build_dataset(config)
+    _refuse_unsound(dataset)
     recipe = build_recipe(config, len(dataset.channels))
     folder = Path(config.data.store)
     jobs = _jobs(dataset, recipe, folder)
@@ -102,6 +103,20 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
     )
     _write_manifest(store, dataset, recipe)
     return store
+
+
+def _refuse_unsound(dataset: Dataset) -> None:
+    if dataset.faults:
+        raise FaultsError(f"the dataset {dataset.source} cannot be used", dataset.faults)
+    if not dataset.cases:
+        raise DataError("the dataset has no cases", where=dataset.source)
+    if not dataset.labels:
+        raise DataError(
+            "nothing says what the label values mean",
+            where=dataset.source,
+            expected="data.labels={background: 0, ...}",
+            fix="Declare the labels in the config.",
+        )
 
 
 def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:

@@ -1,0 +1,11 @@
+"""All timed benchmarks, one after the other: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+MODULES = ("sampling", "augmentation", "preparation")
+
+for module in MODULES:
+    subprocess.run([sys.executable, "-m", f"benchmarks.{module}"], check=True)
