@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# before torch is imported, here and in subprocesses: two test processes with two threads each get in each other's way
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

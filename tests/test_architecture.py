@@ -57,10 +57,12 @@ def test_modules_stay_small(path: Path) -> None:
 def test_randomness_comes_from_keyed_generators_only() -> None:
     forbidden = ("np.random.seed", "np.random.rand", "default_rng", "import random", "torch.rand", "RandomState")
     found = [
-        f"{path.relative_to(PACKAGE)}: {word}"
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
         for path in MODULES
-        for word in forbidden
-        if word in path.read_text() and path.name != "reproducibility.py"  # which seeds what others draw from
+        for line in path.read_text().splitlines()
+        if any(word in line for word in forbidden)
+        and "generator=" not in line  # a generator of its own, seeded by a key
+        and path.name != "reproducibility.py"  # which seeds what others draw from
     ]
     assert found == []
 

@@ -59,7 +59,7 @@ def test_misspelt_keys_are_told_all_at_once_with_suggestions(config: Path) -> No
         ("train.max_epochs=five", ["train.max_epochs"]),
         ("sampling.patch_size=[17,16,16]", ["sampling.patch_size", "16"]),
         ("prepare.normalise=[{kind: divide}]", ["by"]),
-        ("train.max_epochs", ["path=value"]),
+        ("train.max_epochs", ["train.max_epochs", "=value"]),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_told(config: Path, override: str, words: list[str]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import seg3d
-from seg3d.config import load_config
+from seg3d.build.dataset import build_dataset
+from seg3d.config import load_config, to_yaml
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -21,7 +22,11 @@ STUDIES = {
     "hippocampus3d": (PhantomSpec(cases=8, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
     "sarcoma3d": (PhantomSpec(cases=8, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
     "heart3d": (PhantomSpec(cases=8, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
-    "lits3d": (PhantomSpec(cases=8, kind="liver", labels=("liver", "cancer")), "msd", SMALL),
+    "lits3d": (
+        PhantomSpec(cases=8, kind="liver", labels=("liver", "cancer")),
+        "msd",
+        [*SMALL, "prepare.spacing_mm=[4,4,5]"],
+    ),
     "lung3d": (
         PhantomSpec(cases=8, labels=("cancer",), shape=(80, 64, 32)),
         "msd",
@@ -61,23 +66,15 @@ def test_config_runs_end_to_end(path: Path, tmp_path: Path) -> None:
     answers = seg3d.predict(run, output=tmp_path / "answers", split="test")
     assert answers
     config = load_config(path, overrides)
-    scans = {scan.name: scan for scan in sorted(source.rglob("*.nii.gz"))}
+    scans = {case.case_id: case.images[0] for case in build_dataset(config).cases}
     for answer in answers:
-        scan = nib.load(
-            source / answer.name.removesuffix(".nii.gz") / "PET_image.nii.gz"
-            if layout == "folders"
-            else scans[answer.name]
-        )
+        scan = nib.load(scans[answer.name.removesuffix(".nii.gz")])
         found = nib.load(answer)
         assert found.shape == scan.shape[:3]
         np.testing.assert_allclose(found.affine, scan.affine, atol=1e-4)
         assert set(np.unique(np.asanyarray(found.dataobj))) <= set(range(len(spec.label_names) + 1))
-    references = path if layout == "folders" else source
-    if layout == "folders":  # the config names the references, with this test's source in it
-        references = tmp_path / "study.yaml"
-        from seg3d.config import to_yaml
-
-        references.write_text(to_yaml(config))
+    references = tmp_path / "study.yaml"  # a config names the references, whatever the layout
+    references.write_text(to_yaml(config))
     summary = seg3d.evaluate(tmp_path / "answers", references, tmp_path / "summary.json", subset=True)
     assert {row["case"] for row in summary["metric_per_case"]} == {a.name.removesuffix(".nii.gz") for a in answers}
     assert json.loads((tmp_path / "summary.json").read_text())["cases"] == len(answers)

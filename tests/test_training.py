@@ -179,7 +179,12 @@ def test_patches_that_do_not_fill_a_batch_are_refused_with_the_nearest_number(co
 
 
 def test_early_stop_and_running_mean(config: Path) -> None:
-    overrides = ["train.max_epochs=6", "train.early_stop_patience=1", "train.optimizer.learning_rate=1e-12"]
+    overrides = [
+        "train.max_epochs=6",
+        "train.early_stop_patience=1",
+        "train.optimizer.learning_rate=1e-12",
+        "model.norm=none",
+    ]
     stopped = result_of(seg3d.train(config, overrides))
     assert stopped["epochs"] == 3  # the first score is the best; one may be no better, the second stops
     averaged = seg3d.train(config, ["train.ema_decay=0.9"])

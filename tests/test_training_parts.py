@@ -41,8 +41,8 @@ def test_the_running_mean_follows_and_swaps() -> None:
     ema.update(network)
     assert float(ema.shadow["weight"]) == pytest.approx(0.9)  # the ramp: (1 + 0) / (10 + 0) of the past
     with ema.swap(network):
-        assert float(network.weight) == pytest.approx(0.9)
-    assert float(network.weight) == 1.0
+        assert network.weight.item() == pytest.approx(0.9)
+    assert network.weight.item() == 1.0
 
 
 def test_the_running_mean_survives_a_checkpoint() -> None:

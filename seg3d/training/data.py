@@ -70,8 +70,10 @@ class PatchDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """This rank's validation cases, each once; nothing is padded to make the ranks' numbers equal."""
-        cases = list(self._validation[self._rank :: self._ranks])
+        """This rank's validation cases, each once; ``None`` fills up so that every rank has the same number."""
+        cases: list[StoredInfo | None] = list(self._validation[self._rank :: self._ranks])
+        # a rank without a case would leave the validation out, and the others would wait for its scores for ever
+        cases += [None] * (-(-len(self._validation) // self._ranks) - len(cases))
         return DataLoader(cases, batch_size=None, num_workers=0, collate_fn=_as_is)  # type: ignore[arg-type]  # a list is a dataset
 
     @property
@@ -83,5 +85,5 @@ class PatchDataModule(pl.LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
 
-def _as_is(case: StoredInfo) -> StoredInfo:
+def _as_is(case: StoredInfo | None) -> StoredInfo | None:
     return case

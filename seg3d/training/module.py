@@ -102,8 +102,10 @@ class SegmentationModule(pl.LightningModule):
         """Forget the scores of the last validation."""
         self.scores = []
 
-    def validation_step(self, case: StoredInfo, batch_idx: int) -> None:
-        """Predict a whole case and score it."""
+    def validation_step(self, case: StoredInfo | None, batch_idx: int) -> None:
+        """Predict a whole case and score it; ``None`` fills up a rank that has one case less."""
+        if case is None:
+            return
         volume = StoredVolume(case)
         assert volume.label is not None
         image = torch.from_numpy(volume.image).to(self.device)
