@@ -82,6 +82,15 @@ def test_check_lists_faults_and_exits_with_1(config: Path) -> None:
     assert {fault["kind"] for fault in found} == {"unreadable", "missing_file"}
 
 
+def test_check_lists_the_faults_of_the_config_beside_those_of_the_data(config: Path) -> None:
+    scan = sorted((config.parent / "data" / "imagesTr").iterdir())[0]
+    scan.unlink()
+    result = call("check", config, "train.max_epoch=3", "sampling.patch_size=[17,16,16]")
+    assert result.exit_code == 1
+    for word in ("train.max_epoch", "sampling.patch_size", scan.name):
+        assert word in result.output
+
+
 def test_check_of_a_good_dataset_exits_with_0(config: Path) -> None:
     result = call("check", config)
     assert result.exit_code == 0

@@ -178,6 +178,14 @@ def test_patches_that_do_not_fill_a_batch_are_refused_with_the_nearest_number(co
         seg3d.train(config, ["sampling.patches_per_epoch=9"])
 
 
+@pytest.mark.parametrize("override", ["train.accelerator=gpu", "train.precision=fp16"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_the_machine_lacks_is_told(config: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="cannot train with these settings"):
+        seg3d.train(config, [override, f"output_dir={config.parent / 'none'}"])
+    assert not (config.parent / "none").exists()
+
+
 def test_early_stop_and_running_mean(config: Path) -> None:
     overrides = [
         "train.max_epochs=6",
@@ -212,6 +220,14 @@ def test_mlflow_mirrors_the_run(config: Path, tmp_path: Path) -> None:
     artifacts = {item.path for item in client.list_artifacts(record.info.run_id)}
     assert {"config.yaml", "splits.json", "result.json", "figures"} <= artifacts
     assert record.data.tags["data_sha256"] == result_of(run)["data_sha256"]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/nowhere/mlflow.db", "moon://server"])
+def test_a_tracking_server_that_is_not_there_is_told_and_leaves_no_run(config: Path, uri: str) -> None:
+    output = config.parent / "untracked"
+    with pytest.raises(RunError, match="cannot be used"):
+        seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", f"output_dir={output}"])
+    assert list(output.iterdir()) == []
 
 
 def test_a_failed_run_is_marked_as_failed(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The config of a method: one checked, frozen tree."""
 
 from seg3d.config.explain import config_digest, describe_schema, schema, show, to_yaml
-from seg3d.config.load import as_config, load_config
+from seg3d.config.load import as_config, inspect_config, load_config
 from seg3d.config.tree import Config
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "as_config",
     "config_digest",
     "describe_schema",
+    "inspect_config",
     "load_config",
     "schema",
     "show",

@@ -27,8 +27,20 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         ConfigError: No such file, or not a YAML mapping.
         FaultsError: Anything wrong with keys or values, all at once.
     """
-    values, faults = read(Path(path))
-    return _validated(values, faults, overrides, f"{path}: the config cannot be used")
+    return _sound(*_examined(*read(Path(path)), overrides), f"{path}: the config cannot be used")
+
+
+def inspect_config(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Config | None, list[Fault]]:
+    """What is sound in a config, and its faults; ``None`` where not even the rest can be used.
+
+    Args:
+        path: YAML file.
+        overrides: ``dotted.key=value`` each.
+
+    Raises:
+        ConfigError: No such file, or not a YAML mapping.
+    """
+    return _examined(*read(Path(path)), overrides)
 
 
 def as_config(config: Config | Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -42,27 +54,37 @@ def as_config(config: Config | Path | str, overrides: Sequence[str] = ()) -> Con
         return load_config(config, overrides)
     if not overrides:
         return config
-    return _validated(config.model_dump(mode="json"), [], overrides, "the config cannot be used")
+    return _sound(*_examined(config.model_dump(mode="json"), [], overrides), "the config cannot be used")
 
 
-def _validated(values: dict[Any, Any], faults: Sequence[Fault], overrides: Sequence[str], title: str) -> Config:
+def _sound(config: Config | None, faults: Sequence[Fault], title: str) -> Config:
+    if faults or config is None:
+        raise FaultsError(title, faults)
+    return config
+
+
+def _examined(
+    values: dict[Any, Any], faults: Sequence[Fault], overrides: Sequence[str]
+) -> tuple[Config | None, list[Fault]]:
+    """The config of what is sound, and all faults."""
     found = list(faults)
     for override in overrides:
         found += _override(values, override)
     if values.get("data") is None:
         values["data"] = {}  # so that each key it must have is told
+    config: Config | None = None
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        found += _all_faults(values, error, found)
-    else:
-        if not found:
-            return config
-    raise FaultsError(title, dict.fromkeys(found))
+        config, more = _all_faults(values, error, found)
+        found += more
+    return config, list(dict.fromkeys(found))
 
 
-def _all_faults(values: dict[Any, Any], error: ValidationError, known: Sequence[Fault]) -> list[Fault]:
-    """Faults of the values, then of how the sound ones among them fit together.
+def _all_faults(
+    values: dict[Any, Any], error: ValidationError, known: Sequence[Fault]
+) -> tuple[Config | None, list[Fault]]:
+    """The config of the sound values, and faults of the values, then of how the sound ones among them fit together.
 
     Pydantic checks how values fit together only once each is sound by itself; so the faulty ones are taken out and the
     rest is checked again.
@@ -75,15 +97,21 @@ def _all_faults(values: dict[Any, Any], error: ValidationError, known: Sequence[
             _prune(values, location[: len(location) - level], fault)
         values.setdefault("data", {"source": "missing", "store": "missing"})
         try:
-            Config.model_validate(values)
+            return Config.model_validate(values), faults
         except ValidationError as later:
             found = faults_of(later)
             new = [fault for location, fault in found if not is_about(fault, location, told)]
             faults += new
             told += [path for fault in new for path in concerned(fault)]
-        else:
-            break
-    return faults
+    return _data_alone(values), faults
+
+
+def _data_alone(values: dict[Any, Any]) -> Config | None:
+    """A config of the data section with all else at its defaults, where that is sound."""
+    try:
+        return Config.model_validate({"name": values.get("name", "study"), "data": values["data"]})
+    except ValidationError:
+        return None
 
 
 def _prune(values: Any, location: Location, fault: Fault) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from seg3d.errors import ConfigError
 from seg3d.training.data import PatchDataModule
 from seg3d.training.module import SegmentationModule
 
@@ -48,9 +50,36 @@ def fit(
     module: SegmentationModule, data: PatchDataModule, settings: FitSettings, callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
     """Train; the trainer is returned after the last epoch."""
+    trainer = make_trainer(settings, callbacks)
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def make_trainer(settings: FitSettings, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """Lightning's trainer.
+
+    Raises:
+        ConfigError: The machine has no such accelerator, or it knows no such precision.
+    """
     _quieten()
     bar = settings.progress and sys.stderr.isatty()
-    trainer = pl.Trainer(
+    try:
+        trainer = _lightning_trainer(settings, callbacks, bar)
+        # Lightning takes bf16 for fp16 on a CPU and only warns
+        if trainer.precision != _PRECISION[settings.precision]:
+            raise ValueError(f"{settings.precision} is not supported on this accelerator")
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            "this machine cannot train with these settings",
+            where="train",
+            got=f"accelerator {settings.accelerator}, {settings.devices} devices, {settings.precision}: {error}",
+            fix="On a machine without a GPU use accelerator cpu or auto, and precision fp32 or bf16.",
+        ) from error
+    return trainer
+
+
+def _lightning_trainer(settings: FitSettings, callbacks: Sequence[pl.Callback], bar: bool) -> pl.Trainer:
+    return pl.Trainer(
         max_epochs=settings.max_epochs,
         precision=_PRECISION[settings.precision],  # type: ignore[arg-type]  # a literal union in Lightning
         accelerator=settings.accelerator,
@@ -70,14 +99,14 @@ def fit(
         enable_progress_bar=bar,
         callbacks=[*callbacks, *([TQDMProgressBar(refresh_rate=1)] if bar else [])],
     )
-    trainer.fit(module, datamodule=data)
-    return trainer
 
 
 def _quieten() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # loaders without workers are meant: the queue behind them has the workers
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # told as an error instead
+    warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")
     warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", message=".*IterableDataset.*__len__.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")

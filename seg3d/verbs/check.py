@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
 from seg3d.cases import Dataset, find_faults, read_dataset
-from seg3d.config import load_config
+from seg3d.config import inspect_config
 from seg3d.errors import Fault, FaultsError, Seg3dError
 
 
@@ -30,9 +30,12 @@ def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
 
 
 def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
-    config = load_config(path, overrides)
+    config, faults = inspect_config(path, overrides)
+    # what is sound in a faulty config may still name the dataset, so that its faults are told, too
+    if config is None or (faults and not Path(config.data.source).exists()):
+        return sorted(faults)
     dataset = build_dataset(config)
-    faults = find_faults(dataset)
+    faults += find_faults(dataset)
     for name, attempt in (
         ("prepare", lambda: build_recipe(config, len(dataset.channels))),
         ("data.split", lambda: split_members(config, _members(dataset))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from seg3d.build.dataset import foreground
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
-from seg3d.errors import ConfigError, DataError
+from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.environment import describe_environment
-from seg3d.training.fit import fit
+from seg3d.training.fit import fit, make_trainer
 from seg3d.training.outcome import read_metrics, summarise
 from seg3d.training.run_folder import RunFolder, new_run_folder
 from seg3d.training.tracking import EpochMirror, Tracker, start_tracking
@@ -45,6 +46,7 @@ def train(config: Config | Path | str, overrides: Sequence[str] = ()) -> Path:
     if not split.train:
         raise DataError("no case is left for training", where="data.split", fix="Lower val_share or test_share.")
     seed = build.build_reproducibility(config).apply(config.seed)
+    make_trainer(build.build_fit_settings(config))  # what this machine cannot do is told before a run folder is made
     config = config.model_copy(update={"seed": seed})
     identity = _identity(config, store, split)
     folder = _create_folder(config, store, split, identity)
@@ -136,13 +138,17 @@ def _tracked(config: Config, folder: RunFolder, identity: dict[str, Any]) -> Ite
     if not config.tracking.enabled:
         yield None
         return
-    tracker = start_tracking(
-        config.tracking.uri,
-        config.tracking.experiment or config.name,
-        folder.path.name,
-        config.model_dump(mode="json"),
-        {key: str(value) for key, value in identity.items()} | {"run_folder": folder.path.name},
-    )
+    try:
+        tracker = start_tracking(
+            config.tracking.uri,
+            config.tracking.experiment or config.name,
+            folder.path.name,
+            config.model_dump(mode="json"),
+            {key: str(value) for key, value in identity.items()} | {"run_folder": folder.path.name},
+        )
+    except RunError:
+        shutil.rmtree(folder.path)  # nothing was trained in it yet
+        raise
     try:
         yield tracker
     except BaseException:
