@@ -9,6 +9,7 @@ import monai.metrics
 import numpy as np
 import pytest
 import surface_distance
+import surface_distance.lookup_tables
 import torch
 from scipy import ndimage
 
@@ -25,6 +26,7 @@ from seg3d.metrics import (
     summarise,
     surface_scores,
 )
+from seg3d.metrics.elements import CORNERS, element_areas, surface_codes
 
 SPACING = (1.0, 1.5, 2.5)
 
@@ -52,7 +54,7 @@ def test_surface_scores_are_monais(seed: int, smooth: float) -> None:
     found = surface_scores(a, b, SPACING, 1.6)
     hd95 = monai.metrics.compute_hausdorff_distance(batch(a), batch(b), True, percentile=95, spacing=SPACING)
     assd = monai.metrics.compute_average_surface_distance(batch(a), batch(b), True, symmetric=True, spacing=SPACING)
-    dice = monai.metrics.compute_surface_dice(batch(a), batch(b), [1.6], True, spacing=SPACING)
+    dice = monai.metrics.compute_surface_dice(batch(a), batch(b), [1.6], True, spacing=SPACING, use_subvoxels=True)
     assert found.hd95_mm == pytest.approx(float(hd95), rel=1e-5)
     assert found.surface_dice == pytest.approx(float(dice), rel=1e-5)
     # MONAI gives the mean over all surface voxels of both, too
@@ -68,14 +70,31 @@ def test_overlap_is_monais_and_surface_distances(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_hd95_is_within_a_voxel_of_that_of_surface_elements(seed: int) -> None:
-    """surface-distance weighs surface elements between voxels, we count surface voxels: alike, not equal."""
-    a = random_mask(seed, 5.0, size=3)
-    b = ndimage.binary_erosion(np.roll(a, 2, axis=0))
+@pytest.mark.parametrize("smooth", [0.0, 1.5])
+@pytest.mark.parametrize("tolerance", [0.9, 2.0])
+def test_surface_scores_are_surface_distances(seed: int, smooth: float, tolerance: float) -> None:
+    a, b = random_mask(seed, smooth), random_mask(seed + 100, smooth)
     distances = surface_distance.compute_surface_distances(b, a, SPACING)
-    found = surface_scores(a, b, SPACING, 2.0)
-    diagonal = float(np.linalg.norm(SPACING))
-    assert found.hd95_mm == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95), abs=diagonal)
+    found = surface_scores(a, b, SPACING, tolerance)
+    assert found.hd95_elements_mm == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95))
+    expected = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance)
+    assert found.surface_dice == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING])
+def test_areas_of_all_256_surface_elements_are_surface_distances(spacing: tuple[float, float, float]) -> None:
+    expected = surface_distance.lookup_tables.create_table_neighbour_code_to_surface_area(spacing)
+    kernel = surface_distance.lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
+    for code in range(256):
+        theirs = sum(int(kernel[corner]) for bit, corner in enumerate(CORNERS) if code >> bit & 1)
+        assert element_areas(spacing)[code] == pytest.approx(expected[theirs])
+
+
+def test_the_area_of_a_plane_is_that_of_the_plane() -> None:
+    mask = np.zeros((10, 12, 14), bool)
+    mask[:5] = True
+    codes = surface_codes(mask)[5, 2:-2, 2:-2]  # away from the volume's border
+    assert element_areas((1.0, 1.5, 2.5))[codes] == pytest.approx(1.5 * 2.5)
 
 
 def test_a_shifted_cube_by_hand() -> None:
@@ -92,7 +111,8 @@ def test_distances_are_in_millimetres() -> None:
     a, b = np.zeros((9, 9, 9), bool), np.zeros((9, 9, 9), bool)
     a[4, 4, 2], b[4, 4, 6] = True, True
     found = surface_scores(a, b, (1.0, 1.0, 2.5), 9.9)
-    assert (found.hd95_mm, found.assd_mm, found.surface_dice) == (10.0, 10.0, 0.0)
+    assert (found.hd95_mm, found.assd_mm, found.hd95_elements_mm) == (10.0, 10.0, 10.0)
+    assert found.surface_dice == pytest.approx(0.5)  # the sides that face each other are 7.5 mm apart
     assert surface_scores(a, b, (1.0, 1.0, 2.5), 10.0).surface_dice == 1.0
 
 
@@ -188,7 +208,9 @@ def test_the_summary_does_not_depend_on_the_order_of_cases() -> None:
 
 def score_with(tp: int) -> LabelScore:
     """A score whose Dice is ``tp / 100``."""
-    return LabelScore(Overlap(tp, 100 - tp, 100 - tp, 0), SurfaceScores(1.0, 1.0, 1.0), Lesions(1, 1, 1, 0), 1.0, 1.0)
+    return LabelScore(
+        Overlap(tp, 100 - tp, 100 - tp, 0), SurfaceScores(1.0, 1.0, 1.0, 1.0), Lesions(1, 1, 1, 0), 1.0, 1.0
+    )
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:

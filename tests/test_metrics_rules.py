@@ -81,7 +81,7 @@ def test_what_lies_on_the_tolerance_is_within_it(shift):
     scores = surface_scores(a, b, (0.1, 5, 5), shift / 10)
     assert (scores.hd95_mm, scores.assd_mm) == (pytest.approx(0.1 * shift),) * 2
     assert scores.surface_dice == 1  # although 3 * 0.1 > 0.3 in floating point
-    assert surface_scores(a, b, (0.1, 5, 5), shift / 10 - 0.01).surface_dice == 0
+    assert surface_scores(a, b, (0.1, 5, 5), shift / 10 - 0.01).surface_dice < 1
 
 
 def test_hd95_is_the_larger_direction():

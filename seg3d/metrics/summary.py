@@ -23,6 +23,7 @@ METRICS: dict[str, Callable[[LabelScore], float]] = {
     "Precision": lambda s: s.overlap.precision,
     "Recall": lambda s: s.overlap.recall,
     "HD95_mm": lambda s: s.surface.hd95_mm,
+    "HD95_elements_mm": lambda s: s.surface.hd95_elements_mm,
     "ASSD_mm": lambda s: s.surface.assd_mm,
     "SurfaceDice": lambda s: s.surface.surface_dice,
     "Volume_mL": lambda s: s.volume_ml,
@@ -163,7 +164,8 @@ def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
         "ci95": f"percentile bootstrap over cases, {resamples} resamples; null with fewer than two cases",
         "pooled_over_all_voxels_of_all_cases": "from summed voxel counts: large lesions count more than small ones; "
         "not comparable with means over cases",
-        "surface": f"voxels with a face neighbour outside; surface Dice at a tolerance of {tolerance_mm:g} mm, "
-        "a distance equal to the tolerance being within it",
+        "surface": "HD95_mm and ASSD_mm: between surface voxels, which have a face neighbour outside (as MONAI); "
+        "HD95_elements_mm and SurfaceDice: over surface elements weighted by area (as DeepMind's surface-distance), "
+        f"the surface Dice at a tolerance of {tolerance_mm:g} mm, a distance equal to it being within",
         "lesions": "connected components of 26 neighbours; detected when one voxel overlaps",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from seg3d.metrics.elements import element_areas, surface_codes
 from seg3d.volume import Spacing
 
 _PERCENTILE = 95
@@ -22,13 +24,15 @@ class SurfaceScores:
     """Surface scores of two masks. Both empty: all ``nan``. One empty: distances infinite, surface Dice 0.
 
     Attributes:
-        hd95_mm: The larger of the two directed 95th percentiles of the surface distances.
-        assd_mm: Mean distance over the voxels of both surfaces.
-        surface_dice: Share of both surfaces that is within the tolerance of the other.
+        hd95_mm: The larger of the two directed 95th percentiles of the distances between surface voxels.
+        assd_mm: Mean distance over the surface voxels of both.
+        hd95_elements_mm: As ``hd95_mm``, over surface elements weighted by their area.
+        surface_dice: Share of the area of both surfaces that is within the tolerance of the other.
     """
 
     hd95_mm: float
     assd_mm: float
+    hd95_elements_mm: float
     surface_dice: float
 
 
@@ -37,42 +41,63 @@ def surface_scores(
 ) -> SurfaceScores:
     """Surface scores of two masks ``(x, y, z)``.
 
-    The surface of a mask are its voxels with a face neighbour outside it; beyond the volume is outside.
+    Two definitions of a surface are in use, and both are here: *surface voxels* have a face neighbour outside the mask
+    (MONAI, nnU-Net's users), *surface elements* lie between voxels and have an area (DeepMind's surface-distance; MONAI
+    with sub-voxels). Beyond the volume is outside.
 
     Source: Taha and Hanbury, Metrics for evaluating 3D medical image segmentation (BMC Med Imaging 2015); Nikolov et
-    al., Deep learning to achieve clinically applicable segmentation (2018) for the surface Dice; MONAI for the surface
-    voxels and the percentile.
+    al., Deep learning to achieve clinically applicable segmentation (2018) for the surface Dice.
     """
     empty = (not prediction.any(), not reference.any())
     if all(empty):
-        return SurfaceScores(math.nan, math.nan, math.nan)
+        return SurfaceScores(math.nan, math.nan, math.nan, math.nan)
     if any(empty):
-        return SurfaceScores(math.inf, math.inf, 0.0)
+        return SurfaceScores(math.inf, math.inf, math.inf, 0.0)
     box = _joint_box(prediction, reference)
-    surfaces = [_surface(mask[box]) for mask in (prediction, reference)]
+    masks = [mask[box] for mask in (prediction, reference)]
+    hd95, assd = _voxel_scores(masks, spacing_mm)
+    hd95_elements, surface_dice = _element_scores(masks, spacing_mm, tolerance_mm)
+    return SurfaceScores(hd95, assd, hd95_elements, surface_dice)
+
+
+def _voxel_scores(masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing) -> tuple[float, float]:
+    """HD95 and ASSD over surface voxels."""
+    surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in masks]
     forth, back = (_distances(a, b, spacing_mm) for a, b in (surfaces, surfaces[::-1]))
+    hd95 = float(max(np.percentile(forth, _PERCENTILE), np.percentile(back, _PERCENTILE)))
+    return hd95, float((forth.sum() + back.sum()) / (forth.size + back.size))
+
+
+def _element_scores(
+    masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing, tolerance_mm: float
+) -> tuple[float, float]:
+    """HD95 and surface Dice over surface elements."""
+    codes = [surface_codes(mask) for mask in masks]
+    surfaces = [(code != 0) & (code != 255) for code in codes]
+    areas = [element_areas(spacing_mm)[code[surface]] for code, surface in zip(codes, surfaces, strict=True)]
+    distances = [_distances(a, b, spacing_mm) for a, b in (surfaces, surfaces[::-1])]
     limit = tolerance_mm * (1 + _ROUNDING)
-    near = int(np.count_nonzero(forth <= limit)) + int(np.count_nonzero(back <= limit))
-    return SurfaceScores(
-        hd95_mm=float(max(np.percentile(forth, _PERCENTILE), np.percentile(back, _PERCENTILE))),
-        assd_mm=float((forth.sum() + back.sum()) / (forth.size + back.size)),
-        surface_dice=near / (forth.size + back.size),
-    )
+    near = sum(float(area[d <= limit].sum()) for area, d in zip(areas, distances, strict=True))
+    hd95 = max(_weighted_percentile(d, area) for d, area in zip(distances, areas, strict=True))
+    return hd95, near / sum(float(area.sum()) for area in areas)
+
+
+def _weighted_percentile(distances: NDArray[np.float64], areas: NDArray[np.float64]) -> float:
+    """The distance within which the percentile's share of the area lies."""
+    order = np.argsort(distances, kind="stable")
+    share = np.cumsum(areas[order]) / areas.sum()
+    place = int(np.searchsorted(share, _PERCENTILE / 100))
+    return float(distances[order][min(place, len(order) - 1)])
 
 
 def _joint_box(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Box of both masks: distances between surface voxels are the same in it."""
+    """Box of both masks: distances between their surfaces are the same in it."""
     box: tuple[slice, ...] = ndimage.find_objects((prediction | reference).view(np.uint8))[0]
     return box
 
 
-def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    surface: NDArray[np.bool_] = mask & ~ndimage.binary_erosion(mask, border_value=0)
-    return surface
-
-
 def _distances(source: NDArray[Any], target: NDArray[Any], spacing_mm: Spacing) -> NDArray[np.float64]:
-    """Distance of each surface voxel of ``source`` to the nearest one of ``target``."""
+    """Distance of each surface place of ``source`` to the nearest one of ``target``."""
     field: NDArray[np.float64] = ndimage.distance_transform_edt(~target, sampling=spacing_mm)
     distances: NDArray[np.float64] = field[source]
     return distances
