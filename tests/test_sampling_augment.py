@@ -57,8 +57,14 @@ def two_thread_counts() -> Iterator[tuple[int, int]]:
     torch.set_num_threads(threads)
 
 
-def augmented(volume: StoredVolume, augmentation: Augmentation | None, key: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    image, label = read_augmented(volume, START, SIZE, augmentation, keyed(3, key))
+def augmented(
+    volume: StoredVolume,
+    augmentation: Augmentation | None,
+    key: int = 0,
+    start: tuple[int, ...] = START,
+    size: tuple[int, ...] = SIZE,
+) -> tuple[np.ndarray, np.ndarray]:
+    image, label = read_augmented(volume, start, size, augmentation, keyed(3, key))
     return image.numpy().copy(), label.numpy().copy()
 
 
@@ -80,7 +86,8 @@ def test_bits_depend_neither_on_threads_nor_on_the_call(
     found = []
     for threads in (*two_thread_counts, 1):
         torch.set_num_threads(threads)
-        found.append([augmented(volume, ALL, key) for key in range(3)])
+        # more voxels than torch leaves to one thread (32768), and sizes that no vector length divides
+        found.append([augmented(volume, ALL, key, (1, 2, 1), (65, 47, 37)) for key in range(3)])
     for other in found[1:]:
         for (image, label), (image_2, label_2) in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(image, image_2)
@@ -141,6 +148,38 @@ def test_identity_gives_the_patch(volume: StoredVolume) -> None:
     image, label = resampled(volume, np.eye(3))
     np.testing.assert_allclose(image, plain(volume)[0], atol=1e-4)
     np.testing.assert_array_equal(label, plain(volume)[1])
+
+
+@pytest.mark.parametrize("start", [START, (-3, 40, 30)])
+@pytest.mark.parametrize("flip", [None, Flip(1.0, ["x", "z"])])
+def test_neutral_parameters_keep_every_bit(volume: StoredVolume, start: tuple[int, ...], flip: Flip | None) -> None:
+    neutral = Augmentation(
+        flip=flip,
+        affine=Affine(1.0, (0, 0, 0), (1, 1), (0, 0, 0)),
+        elastic=Elastic(1.0, 10, 0),
+        noise=Noise(1.0, (0, 0)),
+        blur=Blur(1.0, (0, 0)),
+        brightness=Brightness(1.0, (1, 1)),
+        gamma=Gamma(1.0, (1, 1)),
+        low_resolution=LowResolution(1.0, (1, 1)),
+    )
+    image, label = augmented(volume, neutral, start=start)
+    expected, expected_label = plain(volume, start)
+    if flip is not None:
+        expected, expected_label = np.flip(expected, (1, 3)), np.flip(expected_label, (0, 2))
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal(label, expected_label)
+
+
+def test_a_quarter_turn_about_z_is_rot90(volume: StoredVolume) -> None:
+    size, start = (24, 24, 10), (15, 8, 6)
+    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    image, label = resample_patch(volume, start, size, Resampling(turn, np.zeros(3), None))
+    before, before_label = read_patch(volume, start, size)
+    # the patch's x reads the volume's y: a turn by -90 degrees is seen
+    expected = np.rot90(before.numpy(), -1, (1, 2))
+    np.testing.assert_allclose(image.numpy().transpose(0, 3, 2, 1), expected, atol=1e-4)
+    np.testing.assert_array_equal(label.numpy().T, np.rot90(before_label.numpy(), -1))
 
 
 def test_a_shift_reads_the_voxels_beyond_the_patch(volume: StoredVolume) -> None:

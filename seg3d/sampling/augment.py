@@ -117,7 +117,8 @@ class Drawn:
 
     Attributes:
         mirrored: Whether each axis (x, y, z) is mirrored.
-        resampling: Affine and elastic part; the mirroring is in it already.
+        resampling: Affine and elastic part; the mirroring is in it already. ``None`` also where both would leave every
+            voxel in its place, so that such a patch keeps its bits.
     """
 
     mirrored: tuple[bool, bool, bool]
@@ -143,11 +144,10 @@ def draw(
     mirrored = _draw_flip(augmentation.flip, rng)
     matrix, shift = _draw_affine(augmentation.affine, rng)
     displacement = _draw_elastic(augmentation.elastic, size, spacing_mm, rng)
+    affine = np.eye(3) if matrix is None else matrix
     resampling = None
-    if matrix is not None or displacement is not None:
-        signs = np.where(mirrored, -1.0, 1.0)
-        whole = (np.eye(3) if matrix is None else matrix) * signs
-        resampling = Resampling(whole, shift, displacement)
+    if np.any(affine != np.eye(3)) or np.any(shift) or (displacement is not None and np.any(displacement)):
+        resampling = Resampling(affine * np.where(mirrored, -1.0, 1.0), shift, displacement)
     a = augmentation
     return Drawn(
         mirrored,

@@ -57,12 +57,16 @@ def lower_resolution(image: Channels, factor: float, spacing_mm: Spacing) -> Non
 
 
 def change_gamma(image: Channels, gammas: NDArray[np.float64]) -> None:
-    """Each channel scaled to 0..1, raised to its power and scaled back, so that negative values are no trouble."""
+    """Each channel scaled to 0..1, raised to its power and scaled back.
+
+    ``low + (high - low) * ((v - low) / (high - low)) ** gamma`` with the channel's range in the patch: negative values
+    are no trouble, the range stays, mean and standard deviation do not. A constant channel stays as it is.
+    """
     for number, gamma in enumerate(gammas):
         channel = image[number]
         low = channel.min()
         extent = channel.max() - low
-        if extent > 0:
+        if extent > 0 and gamma != 1:
             channel -= low
             channel /= extent
             np.power(channel, np.float32(gamma), out=channel)
