@@ -92,7 +92,7 @@ def train(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fal
     """Train a model; the last line printed is the run folder."""
     from seg3d.verbs.train import train as run
 
-    folder = run(config, overrides or ())
+    folder = run(config, overrides or (), tell=_to_stderr) if as_json else run(config, overrides or ())
     if as_json:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         _print_json({"run": str(folder), **result})
@@ -185,6 +185,10 @@ def show_schema(
         _print_json(schema())
     else:
         print(describe_schema())
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _print_json(value: Any) -> None:

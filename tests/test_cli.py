@@ -116,6 +116,18 @@ def test_the_whole_path_by_command(config: Path, tmp_path: Path) -> None:
     assert json.loads(scores.read_text())["rules"]["both_empty"]
 
 
+def test_json_is_json_and_nothing_else(config: Path, tmp_path: Path) -> None:
+    prepared = json.loads(call("prepare", config, "--json").stdout)
+    assert len(prepared["cases"]) == 5
+    trained = json.loads(call("train", config, "train.max_epochs=1", "--json").stdout)
+    assert trained["weights_sha256"]
+    answers = tmp_path / "answers"
+    predicted = json.loads(call("predict", trained["run"], "--split", "test", "--output", answers, "--json").stdout)
+    assert [Path(path).parent for path in predicted] == [answers]
+    arguments = ("evaluate", answers, tmp_path / "data", "--output", tmp_path / "s.json", "--subset", "--json")
+    assert json.loads(call(*arguments).stdout)["cases"] == 1
+
+
 def test_a_truncated_scan_leaves_no_volume_and_the_others_are_done(config: Path) -> None:
     scan = sorted((config.parent / "data" / "imagesTr").iterdir())[1]
     good = scan.read_bytes()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Recorder(pl.Callback):
         certifier: Makes the sampling certificates.
         label_names: Foreground labels: name by value.
         patience: Validations without a better score after which training stops; ``None``: never.
-        print_epochs: Print one line per epoch.
+        tell: Called with a line for each epoch; a function that can be pickled.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder(pl.Callback):
         label_names: Mapping[int, str],
         *,
         patience: int | None,
-        print_epochs: bool,
+        tell: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.best_score = math.nan
@@ -50,7 +50,7 @@ class Recorder(pl.Callback):
         self._certifier = certifier
         self._labels = dict(label_names)
         self._patience = patience
-        self._print = print_epochs
+        self._tell = tell
         self._centres: list[tuple[str, Any]] = []
         self._losses: list[torch.Tensor] = []
         self._patches = 0
@@ -100,8 +100,7 @@ class Recorder(pl.Callback):
         self._trace_epoch(trainer, pl_module)
         _append_json_line(self.folder.sampling, self._certifier.certify(trainer.current_epoch, self._centres))
         _append_row(self.folder.metrics, row)
-        if self._print:
-            print(_line(row, trainer.max_epochs, better), flush=True)
+        self._tell(_line(row, trainer.max_epochs, better))
 
     def _note_score(self, module: SegmentationModule) -> bool:
         """Whether the epoch's score is the best so far; the first of equal ones stays."""

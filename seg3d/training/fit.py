@@ -62,7 +62,7 @@ def make_trainer(settings: FitSettings, callbacks: Sequence[pl.Callback] = ()) -
         ConfigError: The machine has no such accelerator, or it knows no such precision.
     """
     _quieten()
-    bar = settings.progress and sys.stderr.isatty()
+    bar = settings.progress and sys.stdout.isatty()  # where Lightning draws it
     try:
         trainer = _lightning_trainer(settings, callbacks, bar)
         # Lightning takes bf16 for fp16 on a CPU and only warns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,18 @@ from seg3d.training.tracking import EpochMirror, Tracker, start_tracking
 from seg3d.verbs.prepare import Store, prepare
 
 
-def train(config: Config | Path | str, overrides: Sequence[str] = ()) -> Path:
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def train(config: Config | Path | str, overrides: Sequence[str] = (), *, tell: Callable[[str], None] = say) -> Path:
     """The folder of a finished run: prepares what is not prepared yet, trains, writes ``result.json``.
 
     Args:
         config: A config or the path of one.
         overrides: ``path=value`` settings.
+        tell: Called with a line for each epoch; a function that can be pickled.
 
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used.
@@ -51,7 +57,7 @@ def train(config: Config | Path | str, overrides: Sequence[str] = ()) -> Path:
     identity = _identity(config, store, split)
     folder = _create_folder(config, store, split, identity)
     with _tracked(config, folder, identity) as tracker:
-        _fit(config, folder, store, split, steps, tracker)
+        _fit(config, folder, store, split, steps, tracker, tell)
         result = summarise(folder) | identity | {"seconds": time.perf_counter() - started}
         write_json(folder.result, result)
     return folder.path
@@ -87,7 +93,15 @@ def _create_folder(config: Config, store: Store, split: Split, identity: dict[st
     return folder
 
 
-def _fit(config: Config, folder: RunFolder, store: Store, split: Split, steps: int, tracker: Tracker | None) -> None:
+def _fit(
+    config: Config,
+    folder: RunFolder,
+    store: Store,
+    split: Split,
+    steps: int,
+    tracker: Tracker | None,
+    tell: Callable[[str], None],
+) -> None:
     counted = {name: value for name, value in store.labels.items() if value != store.ignore_label}
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
     module = build.build_module(
@@ -103,7 +117,7 @@ def _fit(config: Config, folder: RunFolder, store: Store, split: Split, steps: i
         build.build_certifier(data, counted),
         {value: name for name, value in foreground(store.labels, store.ignore_label).items()},
         patience=config.train.early_stop_patience,
-        print_epochs=True,
+        tell=tell,
     )
     callbacks: list[pl.Callback] = [recorder]
     if tracker is not None:
