@@ -1,4 +1,6 @@
-"""Held-out scores on real scans: ``python -m benchmarks.real_data [hippocampus] [sarcoma] [heart] [lung1]``.
+"""Held-out scores on real scans: ``python -m benchmarks.real_data [STUDY ...] [path=value ...]``.
+
+Studies: hippocampus, sarcoma, heart, lung1.
 
 Each study trains with its config on one fold's training cases, chooses the checkpoint on validation cases, and is
 scored on test cases that had no part in either. ``lung1`` has one case and therefore no score: it shows that a whole CT
@@ -28,12 +30,17 @@ SUV_THRESHOLD = 2.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("studies", nargs="*", default=[*FOLDERS, "lung1"])
+    parser.add_argument("arguments", nargs="*", metavar="study|path=value", help="default: every study, as configured")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output", type=Path, default=Path("runs/real_data"))
-    options, overrides = parser.parse_known_args()
+    options = parser.parse_args()
+    overrides = [argument for argument in options.arguments if "=" in argument]
+    studies = [argument for argument in options.arguments if "=" not in argument] or [*FOLDERS, "lung1"]
+    unknown = sorted(set(studies) - {*FOLDERS, "lung1"})
+    if unknown:
+        parser.error(f"no such study: {', '.join(unknown)}")
     print(describe_machine(["torch", "torchio"]))
-    for study in options.studies:
+    for study in studies:
         if study == "lung1":
             whole_ct(options.data / "ct_lung_tumour", options.output / study)
         else:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["check", "demo", "evaluate", "predict", "prepare", "train"]
+__all__ = ["check", "demo", "diff", "evaluate", "predict", "prepare", "resume", "train", "verify"]
 
 if TYPE_CHECKING:
     from seg3d.verbs.check import check
@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from seg3d.verbs.evaluate import evaluate
     from seg3d.verbs.predict import predict
     from seg3d.verbs.prepare import prepare
+    from seg3d.verbs.resume import resume
     from seg3d.verbs.train import train
+    from seg3d.verbs.verify import diff, verify
+
+
+# verbs that share a module with another
+_MODULES = {"diff": "verify"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module(f"seg3d.verbs.{name}"), name)
+        return getattr(import_module(f"seg3d.verbs.{_MODULES.get(name, name)}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

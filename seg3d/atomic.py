@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# several machines may write into one folder, so a process is known by machine and number
+_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+_TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-.*")
 
 
 @contextmanager
@@ -18,15 +26,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary file is removed and ``path`` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which this process drafts ``path``."""
+    return path.with_name(f".tmp-{_MACHINE}-{os.getpid()}-{path.name}")
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Give a finished draft its name, durably."""
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.replace(path)
     _sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the drafts that killed processes of this machine left in a folder."""
+    for path in folder.glob(".tmp-*"):
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is not None and name[1] == _MACHINE and not _is_alive(int(name[2])):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,6 +68,24 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: ``value`` holds NaN or an infinity, which JSON does not know.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append lines to a log, durably; a process killed meanwhile may leave the last line torn."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

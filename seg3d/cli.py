@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seg3d import __version__
 from seg3d.errors import Seg3dError
+
+if TYPE_CHECKING:
+    from seg3d.audit.differences import RunDifference
 
 app = typer.Typer(
     name="seg3d",
@@ -28,6 +31,9 @@ app.add_typer(config_app, name="config")
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of a study.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[path=value]...", help="Settings, such as train.max_epochs=5.")
+]
+AllowChanged = Annotated[
+    bool, typer.Option("--allow-changed", help="Go on although config, data or code have changed.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -98,6 +104,54 @@ def train(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = Fal
         _print_json({"run": str(folder), **result})
     else:
         print(folder)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that was stopped.")],
+    allow_changed: AllowChanged = False,
+) -> None:
+    """Continue a run that was stopped, to the same bits as if it had not been; prints its folder."""
+    from seg3d.verbs.resume import resume as call
+
+    print(call(run, allow_changed=allow_changed))
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Repeat the first epochs only.")] = None,
+    allow_changed: AllowChanged = False,
+    keep: Annotated[Path | None, typer.Option(help="Folder to keep the repetition in.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a run again from its own folder; exit code 0 only if every bit is the same."""
+    from seg3d.verbs.verify import verify as call
+
+    _print_difference(call(run, epochs=epochs, allow_changed=allow_changed, keep=keep, tell=_to_stderr), as_json)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run folder.")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Where two runs part and what differs between them; exit code 0 only if every bit is the same."""
+    from seg3d.verbs.verify import diff as call
+
+    _print_difference(call(a, b), as_json)
+
+
+def _print_difference(found: RunDifference, as_json: bool) -> None:
+    from seg3d.verbs.verify import format_difference
+
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        print(format_difference(found))
+    if not found.identical:
+        raise typer.Exit(1)
 
 
 @app.command()

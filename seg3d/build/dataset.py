@@ -68,7 +68,7 @@ def split_members(config: Config, members: Sequence[tuple[str, str, bool]]) -> S
         val_share=chosen.val_share,
         test_share=chosen.test_share,
         file=None if chosen.file is None else Path(chosen.file),
-        seed=config.seed,
+        seed=config.seed if chosen.seed is None else chosen.seed,
     )
 
 

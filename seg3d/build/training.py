@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from seg3d.build.dataset import classes, foreground, split_members
@@ -22,10 +23,42 @@ from seg3d.sampling.patches import PatchReader
 from seg3d.sampling.plan import SamplingPlan
 from seg3d.store import StoredInfo
 from seg3d.training.data import PatchDataModule
+from seg3d.training.environment import has_fast_bf16
 from seg3d.training.fit import FitSettings
 from seg3d.training.module import SegmentationModule
-from seg3d.training.reproducibility import Reproducibility
+from seg3d.training.reproducibility import Reproducibility, chance_seed
 from seg3d.training.schedule import build_optimizer, factor
+
+
+def resolve(config: Config) -> Config:
+    """The config with what it leaves to chance or to the machine written down, so that it can be repeated as it is."""
+    chosen, data = config.reproducibility, config.data
+    # drawn seeds change the training, not which cases are held out
+    split = data.split.model_copy(update={"seed": config.seed if data.split.seed is None else data.split.seed})
+    threads = chosen.threads
+    if threads is None and chosen.mode == "deterministic":
+        threads = torch.get_num_threads()
+    update: dict[str, Any] = {
+        "data": data.model_copy(update={"split": split}),
+        "train": config.train.model_copy(update={"precision": resolve_precision(config)}),
+        "reproducibility": chosen.model_copy(update={"threads": threads}),
+    }
+    if chosen.mode == "random":
+        update["seed"] = chance_seed()
+    return config.model_copy(update=update)
+
+
+def resolve_precision(config: Config) -> str:
+    """``train.precision`` with ``auto`` settled for this machine."""
+    chosen = config.train.precision
+    if chosen != "auto":
+        return chosen
+    return "bf16" if has_fast_bf16(device_type(config)) else "fp32"
+
+
+def device_type(config: Config) -> str:
+    """``"cuda"`` or ``"cpu"``: where this machine computes for a config."""
+    return "cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def build_split(config: Config, cases: Sequence[StoredInfo], groups: Mapping[str, str]) -> Split:
@@ -56,8 +89,14 @@ def build_window(config: Config) -> SlidingWindow:
         step=chosen.step,
         batch_size=chosen.batch_size,
         mirror=tuple(sorted("xyz".index(axis) for axis in chosen.mirror)),
-        precision=config.train.precision,
+        precision=_window_precision(config),
     )
+
+
+def _window_precision(config: Config) -> str:
+    """As trained, but float32 where bf16 would be emulated: whoever predicts may have another machine."""
+    trained = resolve_precision(config)
+    return "fp32" if trained == "bf16" and not has_fast_bf16(device_type(config)) else trained
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
@@ -74,9 +113,21 @@ def build_augmentation(config: Config) -> Augmentation | None:
 
 
 def build_data(
-    config: Config, train: Sequence[StoredInfo], val: Sequence[StoredInfo], labels: Mapping[str, int]
+    config: Config,
+    train: Sequence[StoredInfo],
+    val: Sequence[StoredInfo],
+    labels: Mapping[str, int],
+    begun: tuple[int, int] = (0, 0),
 ) -> PatchDataModule:
-    """Patches of the training cases and the whole validation cases."""
+    """Patches of the training cases and the whole validation cases.
+
+    Args:
+        config: The config.
+        train: Training cases.
+        val: Validation cases.
+        labels: Label values by name, without the ignored one.
+        begun: An epoch that was interrupted, and how many of its batches are done.
+    """
     chosen = config.sampling
     weights = class_weights(chosen.class_weights, labels, "sampling.class_weights", _even_weights(labels))
     plan = SamplingPlan(
@@ -95,6 +146,7 @@ def build_data(
         queue_length=chosen.queue_length,
         batch_size=config.train.batch_size,
         num_workers=config.data.num_workers,
+        begun=begun,
     )
 
 
@@ -143,7 +195,7 @@ def build_fit_settings(config: Config) -> FitSettings:
     chosen = config.train
     return FitSettings(
         max_epochs=chosen.max_epochs,
-        precision=chosen.precision,
+        precision=resolve_precision(config),
         accelerator=chosen.accelerator,
         devices=chosen.devices,
         gradient_clip=chosen.gradient_clip,

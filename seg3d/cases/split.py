@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ class Split:
     def as_dict(self) -> dict[str, Any]:
         """JSON of the split."""
         return {name: list(cases) for name, cases in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, parts: Mapping[str, Sequence[str]]) -> Split:
+        """The split of :meth:`as_dict`."""
+        return cls(tuple(parts["train"]), tuple(parts["val"]), tuple(parts["test"]))
 
     @property
     def digest(self) -> str:

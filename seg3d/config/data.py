@@ -54,6 +54,7 @@ class SplitSection(Section):
     val_share: Share = Field(default=0.1, description="share of the cases held for validation, 0 to 1")
     test_share: Share = Field(default=0.2, description="share of the cases held for the test, 0 to 1 (kind share)")
     file: str | None = Field(default=None, description="file with the split (kind file)")
+    seed: Count | None = Field(default=None, description="seed of the split alone; null: the seed of the run")
     stratify: str | None = Field(
         default=None,
         description="label whose presence is spread evenly over the parts; null: the label of the fewest cases",

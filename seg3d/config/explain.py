@@ -20,6 +20,7 @@ _WITHOUT_EFFECT = (
     "data.store",
     "data.num_workers",
     "prepare.workers",
+    "train.checkpoint_steps",
     "train.progress",
     "tracking",
 )

@@ -153,8 +153,8 @@ class TrainSection(Section):
     batch_size: Size = Field(default=2, description="patches of a step on each device")
     optimizer: OptimizerSection = Field(default=OptimizerSection(), description="how weights are updated")
     schedule: ScheduleSection = Field(default=ScheduleSection(), description="how the learning rate changes")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="floating-point format of the network"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="floating-point format of the network; auto: bf16 where it is fast, else fp32"
     )
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="where to compute; auto: a GPU if there is"
@@ -168,6 +168,9 @@ class TrainSection(Section):
     )
     early_stop_patience: Size | None = Field(
         default=None, description="validations without improvement after which training stops; null: never"
+    )
+    checkpoint_steps: Size | None = Field(
+        default=200, description="optimiser steps between checkpoints within an epoch; null: at its end only"
     )
     progress: Bool = Field(default=True, description="show a progress bar")
 

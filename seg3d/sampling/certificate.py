@@ -29,6 +29,10 @@ class Certifier:
         self._lesions = {(c.case_id, x.number): x for c in plan.cases for x in c.lesions}
         self._never = set(self._lesions)
 
+    def go_on(self, certificate: Mapping[str, Any]) -> None:
+        """Continue after an earlier certificate of the same run."""
+        self._never = {(entry["case"], entry["lesion"]) for entry in certificate["lesions_never_drawn"]}
+
     def certify(self, epoch: int, centres: Iterable[tuple[str, Shape]]) -> dict[str, Any]:
         """The certificate of an epoch.
 

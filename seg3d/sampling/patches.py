@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Patch:
         centre: The drawn voxel (x, y, z) in the stored volume.
         start: First voxel of the patch; negative where the volume is smaller than the patch.
         draw: What was asked for.
+        sha256: Digest of image and label; empty unless it was asked for.
     """
 
     image: torch.Tensor
@@ -38,6 +40,13 @@ class Patch:
     centre: Shape
     start: Shape
     draw: Draw
+    sha256: str = ""
+
+    def with_digest(self) -> Patch:
+        """The patch with the SHA-256 of its image and label, in their memory order."""
+        digest = hashlib.sha256(_contiguous(self.image))
+        digest.update(_contiguous(self.label))
+        return replace(self, sha256=digest.hexdigest())
 
 
 class PatchReader:
@@ -132,6 +141,10 @@ def _file_order(array: NDArray[Any] | None, box: tuple[slice, ...]) -> torch.Ten
     view = array[box]
     flipped = view.transpose(0, 3, 2, 1) if view.ndim == 4 else view.T
     return torch.from_numpy(flipped)
+
+
+def _contiguous(tensor: torch.Tensor) -> memoryview:
+    return _as_xyz(tensor).contiguous().numpy().data  # the same reversal of axes leads back to file order
 
 
 def _as_xyz(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,12 +23,23 @@ Batch = dict[str, Any]
 
 
 class VisitDataset(Dataset[list[Patch]]):
-    """The subjects of the queue: item ``(epoch, visit)`` is the list of that visit's patches."""
+    """The subjects of the queue: item ``(epoch, visit)`` is the list of that visit's patches.
 
-    def __init__(self, plan: SamplingPlan, reader: PatchReader, rank: int = 0, ranks: int = 1) -> None:
+    Args:
+        plan: The sampling plan.
+        reader: Reads its patches.
+        rank: Which of the ranks this is.
+        ranks: Number of ranks.
+        digests: Give each patch its digest, computed where it is read, so that the training step does not wait for it.
+    """
+
+    def __init__(
+        self, plan: SamplingPlan, reader: PatchReader, rank: int = 0, ranks: int = 1, *, digests: bool = False
+    ) -> None:
         self.plan = plan
         self.reader = reader
         self.rank, self.ranks = rank, ranks
+        self._digests = digests
         self._epoch: EpochPlan | None = None
 
     def epoch(self, epoch: int) -> EpochPlan:
@@ -39,7 +50,8 @@ class VisitDataset(Dataset[list[Patch]]):
 
     def __getitem__(self, key: tuple[int, int]) -> list[Patch]:
         epoch, visit = key
-        return self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        patches = self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        return [patch.with_digest() for patch in patches] if self._digests else patches
 
 
 class ReadyPatches(tio.data.PatchSampler):  # type: ignore[misc]  # torchio is skipped by mypy
@@ -178,12 +190,15 @@ def as_subject(patch: Patch) -> tio.Subject:
         label=tio.LabelMap(tensor=patch.label.unsqueeze(0)),
         case_id=patch.case_id,
         centre=patch.centre,
+        sha256=patch.sha256,
         **{tio.LOCATION: torch.tensor(location)},
     )
 
 
 def collate(subjects: Sequence[tio.Subject]) -> Batch:
-    """A batch: ``image`` ``(batch, channel, x, y, z)``, ``label`` ``(batch, x, y, z)``, ``case_id`` and ``centre``.
+    """A batch: tensors ``image``, ``label`` and lists ``case_id``, ``centre``, ``sha256``.
+
+    ``image`` is ``(batch, channel, x, y, z)``, ``label`` ``(batch, x, y, z)``.
 
     The memory order of the patches (x fastest) is kept: stacking them as they stand would copy them crosswise.
     """
@@ -194,6 +209,7 @@ def collate(subjects: Sequence[tio.Subject]) -> Batch:
         "label": labels.permute(0, 3, 2, 1),
         "case_id": [s["case_id"] for s in subjects],
         "centre": [s["centre"] for s in subjects],
+        "sha256": [s["sha256"] for s in subjects],
     }
 
 

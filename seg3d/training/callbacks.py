@@ -8,16 +8,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from seg3d.atomic import atomic_path
+from seg3d.atomic import append_line
 from seg3d.digest import sha256_tensors
 from seg3d.sampling.certificate import Certifier
+from seg3d.training.checkpoints import copy_as_best, save_checkpoint
 from seg3d.training.module import SegmentationModule, mean_dice, mean_dice_of
+from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder
 from seg3d.training.trace import TraceWriter, exact
 
@@ -25,11 +28,16 @@ from seg3d.training.trace import TraceWriter, exact
 class Recorder(pl.Callback):
     """Writes trace, sampling certificate, metrics and checkpoints of a run; rank 0 writes, all ranks take part.
 
+    Records are on disk before the checkpoint that stands for them, so that what a resumed run finds beyond its
+    checkpoint can be cut off and is written again, to the same bits.
+
     Args:
         folder: The run folder.
         certifier: Makes the sampling certificates.
         label_names: Foreground labels: name by value.
         patience: Validations without a better score after which training stops; ``None``: never.
+        checkpoint_steps: Optimiser steps from one checkpoint to the next within an epoch; ``None``: at its end only.
+        stop_after: Epochs after which training stops, however many were planned; ``None``: as planned.
         tell: Called with a line for each epoch; a function that can be pickled.
     """
 
@@ -40,47 +48,64 @@ class Recorder(pl.Callback):
         label_names: Mapping[int, str],
         *,
         patience: int | None,
+        checkpoint_steps: int | None,
+        stop_after: int | None,
         tell: Callable[[str], None],
     ) -> None:
         self.folder = folder
-        self.best_score = math.nan
-        self.best_epoch = -1
         self.history: list[dict[str, float]] = []
         self._trace = TraceWriter(folder.trace)
         self._certifier = certifier
         self._labels = dict(label_names)
         self._patience = patience
+        self._checkpoint_steps = checkpoint_steps
+        self._stop_after = stop_after
         self._tell = tell
-        self._centres: list[tuple[str, Any]] = []
-        self._losses: list[torch.Tensor] = []
-        self._patches = 0
+        self._progress = Progress()
+        self._pending: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._started = 0.0
-        self._seconds = 0.0
         self._validated = False
-        self._stale = 0
 
-    @property
-    def trace_sha256(self) -> str:
-        """Hash of the trace so far."""
-        return self._trace.sha256
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain values."""
+        lines, last = self._trace.position
+        return asdict(replace(self._progress, trace_lines=lines, trace_sha256=last))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint; the records have been cut back to it already."""
+        self._progress = Progress(**state_dict)
+        self._trace.go_on(self._progress.trace_lines, self._progress.trace_sha256)
+        certificates = self.folder.certificates()
+        if certificates:
+            self._certifier.go_on(certificates[-1])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the time of an epoch that was interrupted."""
+        self._started = time.perf_counter() - self._progress.epoch_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin an epoch."""
-        self._centres, self._losses, self._patches, self._validated = [], [], 0, False
+        self._progress.begin(trainer.current_epoch)
+        self._pending, self._validated = [], False
         self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record a step; the loss stays on its device until the epoch ends, so that nothing waits for it."""
+        """Record a step; the loss stays on its device until records are written, so that nothing waits for it."""
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        self._losses.append(loss.detach())
-        self._centres += list(zip(batch["case_id"], batch["centre"], strict=True))
-        self._patches += len(batch["case_id"])
-        self._trace_step(trainer, batch, batch_idx)
-        self._seconds = time.perf_counter() - self._started  # validation comes after the last batch
+        done = self._progress
+        self._pending.append((_step_record(trainer, batch, batch_idx), loss.detach()))
+        done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
+        done.batches = batch_idx + 1
+        done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
         if trainer.progress_bar_callback is not None:
-            pl_module.log("patches/s", self._patches / self._seconds, prog_bar=True, logger=False, batch_size=1)
+            rate = len(done.centres) / done.epoch_seconds
+            pl_module.log("patches/s", rate, prog_bar=True, logger=False, batch_size=1)
+        if self._checkpoint_is_due(trainer):
+            self._flush_steps()
+            self._trace.flush() if trainer.global_rank == 0 else None
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch has a score."""
@@ -90,100 +115,118 @@ class Recorder(pl.Callback):
         """Write the epoch's records and checkpoints."""
         assert isinstance(pl_module, SegmentationModule)
         better = self._note_score(pl_module)
-        self._checkpoint(trainer, better)
-        if self._patience is not None and self._stale > self._patience:
+        self._flush_steps()
+        if trainer.global_rank == 0:
+            self._write_epoch(trainer, pl_module, better)
+        self._progress.end()
+        path = self._save(trainer)
+        if better and path is not None:
+            copy_as_best(path)
+        stale = self._patience is not None and self._progress.stale > self._patience
+        if stale or self._progress.epoch == self._stop_after:
             trainer.should_stop = True
-        if trainer.global_rank != 0:
-            return
-        row = self._row(trainer, pl_module)
+
+    def _write_epoch(self, trainer: pl.Trainer, module: SegmentationModule, better: bool) -> None:
+        row = self._row(trainer, module)
         self.history.append(row)
-        self._trace_epoch(trainer, pl_module)
-        _append_json_line(self.folder.sampling, self._certifier.certify(trainer.current_epoch, self._centres))
+        self._trace.add(_epoch_record(trainer, module, row["val_dice"]))
+        self._trace.flush()
+        centres = [(case, (x, y, z)) for case, x, y, z in self._progress.centres]
+        certificate = self._certifier.certify(trainer.current_epoch, centres)
+        append_line(self.folder.sampling, json.dumps(certificate, sort_keys=True))
         _append_row(self.folder.metrics, row)
         self._tell(_line(row, trainer.max_epochs, better))
+
+    def _checkpoint_is_due(self, trainer: pl.Trainer) -> bool:
+        """Within an epoch, where no gradient is half accumulated; the end of the epoch has its own."""
+        done, every = self._progress.batches, self._checkpoint_steps
+        stepped = done % trainer.accumulate_grad_batches == 0
+        return (
+            every is not None and stepped and trainer.global_step % every == 0 and done < trainer.num_training_batches
+        )
+
+    def _save(self, trainer: pl.Trainer) -> Path | None:
+        """Write a checkpoint; all ranks call this, rank 0 writes and is told where."""
+        if trainer.global_rank != 0:
+            trainer.save_checkpoint(self.folder.checkpoints / "unused")  # the strategy waits for all ranks
+            return None
+        return save_checkpoint(self.folder.checkpoints, "last", trainer.global_step, trainer.save_checkpoint)
+
+    def _flush_steps(self) -> None:
+        """Bring the losses from their device, all at once."""
+        if not self._pending:
+            return
+        losses = torch.stack([loss for _, loss in self._pending]).double().tolist()
+        for (record, _), loss in zip(self._pending, losses, strict=True):
+            self._trace.add(record | {"loss": exact(loss)})
+        self._progress.losses += losses
+        self._pending = []
 
     def _note_score(self, module: SegmentationModule) -> bool:
         """Whether the epoch's score is the best so far; the first of equal ones stays."""
         if not self._validated:
             return False
-        score = mean_dice(module.scores)
-        better = not math.isnan(score) and (math.isnan(self.best_score) or score > self.best_score)
+        score, best = mean_dice(module.scores), self._progress.best_score
+        better = not math.isnan(score) and (best is None or score > best)
+        self._progress.stale = 0 if better else self._progress.stale + 1
         if better:
-            self.best_score, self.best_epoch, self._stale = score, module.current_epoch, 0
-        else:
-            self._stale += 1
+            self._progress.best_score = score
         return better
 
-    def _checkpoint(self, trainer: pl.Trainer, better: bool) -> None:
-        for path in [self.folder.last, *([self.folder.best] if better else [])]:
-            save_checkpoint(trainer, path)
-
     def _row(self, trainer: pl.Trainer, module: SegmentationModule) -> dict[str, float]:
+        done = self._progress
         row = {
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
-            "train_loss": float(torch.stack(self._losses).double().mean()),
+            "train_loss": sum(done.losses) / len(done.losses),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "seconds": self._seconds,
-            "patches_per_second": self._patches * trainer.world_size / self._seconds,
+            "seconds": done.epoch_seconds,
+            "patches_per_second": len(done.centres) * trainer.world_size / done.epoch_seconds,
             "val_dice": mean_dice(module.scores) if self._validated else math.nan,
         }
         for value, name in self._labels.items():
             row[f"val_dice_{name}"] = mean_dice_of(module.scores, value) if self._validated else math.nan
         return row
 
-    def _trace_step(self, trainer: pl.Trainer, batch: Mapping[str, Any], batch_idx: int) -> None:
-        if trainer.global_rank != 0:
-            return
-        self._trace.add(
-            {
-                "epoch": trainer.current_epoch,
-                "batch": batch_idx,
-                "loss": exact(float(self._losses[-1])),
-                "learning_rate": exact(trainer.optimizers[0].param_groups[0]["lr"]),
-                "batch_sha256": _batch_digest(batch),
-            }
-        )
 
-    def _trace_epoch(self, trainer: pl.Trainer, module: SegmentationModule) -> None:
-        self._trace.add(
-            {
-                "epoch": trainer.current_epoch,
-                "weights_sha256": sha256_tensors(module.network.state_dict()),
-                "optimizer_sha256": optimizer_sha256(trainer.optimizers[0]),
-            }
-        )
-        self._trace.flush()
-
-
-def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Save Lightning's checkpoint under a temporary name, then rename it; all ranks call this."""
-    if trainer.global_rank != 0:
-        trainer.save_checkpoint(path)  # rank 0 alone writes, but the strategy waits for all
-        return
-    with atomic_path(path) as temporary:
-        trainer.save_checkpoint(temporary)
-
-
-def optimizer_sha256(optimizer: torch.optim.Optimizer) -> str:
-    """SHA-256 of an optimiser's tensors, by parameter number and name."""
+def optimizer_sha256(optimizer: torch.optim.Optimizer | Mapping[str, Any]) -> str:
+    """SHA-256 of an optimiser's tensors, or those of its state dict, by parameter number and name."""
+    state = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    for number, values in state["state"].items():
+        tensors |= {f"{number}.{name}": torch.as_tensor(value) for name, value in values.items()}
     return sha256_tensors(tensors)
 
 
-def _batch_digest(batch: Mapping[str, Any]) -> str:
-    """SHA-256 of image and label in their memory order, which is contiguous."""
-    digest = hashlib.sha256()
-    for tensor in (batch["image"].permute(0, 1, 4, 3, 2), batch["label"].permute(0, 3, 2, 1)):
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+def generator_sha256() -> str:
+    """SHA-256 of the states of torch's generators on the CPU and on every CUDA device in use."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return sha256_tensors(states)
 
 
-def _append_json_line(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, sort_keys=True) + "\n")
+def _step_record(trainer: pl.Trainer, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+    return {
+        "epoch": trainer.current_epoch,
+        "batch": batch_idx,
+        "learning_rate": exact(trainer.optimizers[0].param_groups[0]["lr"]),
+        "batch_sha256": hashlib.sha256("".join(batch["sha256"]).encode()).hexdigest(),
+    }
+
+
+def _epoch_record(trainer: pl.Trainer, module: SegmentationModule, score: float) -> dict[str, Any]:
+    record = {
+        "epoch": trainer.current_epoch,
+        "weights_sha256": sha256_tensors(module.network.state_dict()),
+        "optimizer_sha256": optimizer_sha256(trainer.optimizers[0]),
+        "generator_sha256": generator_sha256(),
+    }
+    if module.ema is not None:
+        record["averaged_sha256"] = sha256_tensors(module.ema.shadow)
+    if not math.isnan(score):
+        record["val_dice"] = exact(score)
+    return record
 
 
 def _append_row(path: Path, row: Mapping[str, float]) -> None:

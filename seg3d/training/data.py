@@ -15,20 +15,29 @@ from seg3d.store import StoredInfo
 
 
 class EpochOrder:
-    """Sampler of the outer loader: tells the queue which epoch begins, then counts its patches."""
+    """Sampler of the outer loader: tells the queue which epoch begins, then counts its patches.
 
-    def __init__(self, queue: PatchQueue) -> None:
+    Args:
+        queue: The queue.
+        begun: An epoch that was interrupted, and how many of its patches this rank has used already.
+    """
+
+    def __init__(self, queue: PatchQueue, begun: tuple[int, int] = (0, 0)) -> None:
         self._queue = queue
+        self._begun = begun
+        self._patches = len(queue)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
-        self._queue.set_epoch(epoch)
+        begun, used = self._begun
+        self._queue.set_epoch(epoch, skip=used if epoch == begun else 0)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self._queue)))
+        return iter(range(self._patches))
 
     def __len__(self) -> int:
-        return len(self._queue)
+        # of a whole epoch, also of one that was begun: Lightning goes on counting where it was interrupted
+        return self._patches
 
 
 class PatchDataModule(pl.LightningDataModule):
@@ -41,6 +50,7 @@ class PatchDataModule(pl.LightningDataModule):
         queue_length: Patches that the queue holds.
         batch_size: Patches a step on each rank.
         num_workers: Worker processes.
+        begun: An epoch that was interrupted, and how many of its batches are done.
     """
 
     def __init__(
@@ -52,6 +62,7 @@ class PatchDataModule(pl.LightningDataModule):
         queue_length: int,
         batch_size: int,
         num_workers: int,
+        begun: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.plan = plan
@@ -60,13 +71,19 @@ class PatchDataModule(pl.LightningDataModule):
         self._queue_length = queue_length
         self._batch_size = batch_size
         self._num_workers = num_workers
+        self._begun = begun
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches of patches: this rank's share of the epoch."""
-        visits = VisitDataset(self.plan, self._reader, self._rank, self._ranks)
+        visits = VisitDataset(self.plan, self._reader, self._rank, self._ranks, digests=True)
         queue = PatchQueue(visits, self._queue_length, self._reader.patch_size, self._num_workers)
+        epoch, batches = self._begun
         return DataLoader(
-            queue, batch_size=self._batch_size, sampler=EpochOrder(queue), num_workers=0, collate_fn=collate
+            queue,
+            batch_size=self._batch_size,
+            sampler=EpochOrder(queue, (epoch, batches * self._batch_size)),
+            num_workers=0,
+            collate_fn=collate,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_info
 
 # a change of any of these may change bits or speed
 _VARIABLES = (
@@ -36,8 +39,10 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()} {' '.join(platform.libc_ver())}".strip(),
         "torch": _torch(),
+        "blas": _blas(),
         "cpu": _cpu(),
         "gpus": _gpus(),
+        "driver": _driver(),
         "determinism": {
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
             "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -48,8 +53,19 @@ def describe_environment() -> dict[str, Any]:
             "onednn": torch.backends.mkldnn.enabled,
         },
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "code": _code_state(),
+        "code": describe_code(),
     }
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bfloat16 is computed natively; elsewhere it is emulated, tens of times slower than float32.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+    if device == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_instructions()))  # the last is Arm's
 
 
 def installed_packages() -> dict[str, str]:
@@ -74,16 +90,33 @@ def _torch() -> dict[str, Any]:
     }
 
 
+def _blas() -> list[dict[str, Any]]:
+    """Linear algebra and thread libraries that are loaded; their files would name folders of the machine."""
+    kept = ("user_api", "internal_api", "version", "num_threads", "threading_layer", "architecture")
+    found = [{key: entry.get(key) for key in kept} for entry in threadpool_info()]
+    return sorted(found, key=str)
+
+
 def _cpu() -> dict[str, Any]:
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
-        platform.processor(),
-    )
     return {
-        "model": model,
+        "model": _cpu_field("model name") or platform.processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
     }
+
+
+def _instructions() -> list[str]:
+    """Instruction sets that change how numbers are computed."""
+    flags = (_cpu_field("flags") or _cpu_field("Features")).split()
+    return sorted(
+        flag for flag in flags if flag.startswith(("avx", "amx", "fma", "sse4", "asimd", "sve", "bf16", "i8mm"))
+    )
+
+
+def _cpu_field(name: str) -> str:
+    lines = _lines(Path("/proc/cpuinfo"))
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
 
 
 def _gpus() -> list[dict[str, Any]]:
@@ -99,13 +132,36 @@ def _gpus() -> list[dict[str, Any]]:
     ]
 
 
-def _code_state() -> dict[str, Any]:
-    """Git commit of the package's checkout and whether files differ from it; empty for an installed wheel."""
+def _driver() -> str | None:
+    """Version of the NVIDIA driver, from NVML; ``None`` where there is none."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if nvml.nvmlInit_v2() != 0:
+        return None
+    text = ctypes.create_string_buffer(96)
+    failed = nvml.nvmlSystemGetDriverVersion(text, len(text))
+    nvml.nvmlShutdown()
+    return None if failed else text.value.decode()
+
+
+def describe_code() -> dict[str, Any]:
+    """Version of the package and, in a git checkout, commit and digest of what differs from it."""
+    found: dict[str, Any] = {"version": importlib.metadata.version("seg3d")}
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {}
-    commit = _git(root, "rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    if (root / ".git").exists():
+        patch = code_patch()
+        found |= {"commit": _git(root, "rev-parse", "HEAD"), "dirty": bool(patch)}
+        if patch:
+            found["patch_sha256"] = hashlib.sha256(patch.encode()).hexdigest()
+    return found
+
+
+def code_patch() -> str:
+    """What differs from the commit in the files of the package that git knows; empty outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    return _git(root, "diff", "HEAD", "--", "seg3d") if (root / ".git").exists() else ""
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -47,11 +48,15 @@ class FitSettings:
 
 
 def fit(
-    module: SegmentationModule, data: PatchDataModule, settings: FitSettings, callbacks: Sequence[pl.Callback]
+    module: SegmentationModule,
+    data: PatchDataModule,
+    settings: FitSettings,
+    callbacks: Sequence[pl.Callback],
+    checkpoint: Path | None = None,
 ) -> pl.Trainer:
-    """Train; the trainer is returned after the last epoch."""
+    """Train, from a checkpoint on if one is given; the trainer is returned after the last epoch."""
     trainer = make_trainer(settings, callbacks)
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
@@ -109,5 +114,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")
     warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
     warnings.filterwarnings("ignore", message=".*IterableDataset.*__len__.*")
+    # the queue itself leaves out what is done, see seg3d.training.data.EpochOrder
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")

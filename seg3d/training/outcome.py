@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
+from seg3d.training.callbacks import optimizer_sha256
+from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound, read_checkpoint
+from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder
 from seg3d.training.trace import read_trace
 
@@ -18,19 +22,21 @@ _NETWORK = "network."
 def summarise(folder: RunFolder) -> dict[str, Any]:
     """Scores and digests of a trained run, for ``result.json``.
 
-    ``weights_sha256`` is that of the network after the last step; ``best_score`` the best validation Dice (``None``
-    without validation cases).
+    ``weights_sha256`` and ``optimizer_sha256`` are those after the last step; ``best_score`` the best validation Dice
+    (``None`` without validation cases).
     """
     rows = read_metrics(folder)
     scored = [row for row in rows if row["val_dice"] is not None]
     best = max(scored, key=lambda row: (row["val_dice"], -row["epoch"]), default=None)
+    last = read_last(folder)
     return {
         "best_score": None if best is None else best["val_dice"],
         "best_epoch": None if best is None else int(best["epoch"]),
         "last_score": scored[-1]["val_dice"] if scored else None,
         "epochs": len(rows),
         "steps": int(rows[-1]["step"]),
-        "weights_sha256": sha256_tensors(read_weights(folder, which="last", averaged=False)),
+        "weights_sha256": sha256_tensors(network_weights(last)),
+        "optimizer_sha256": optimizer_sha256(last["optimizer_states"][0]),
         "trace_sha256": read_trace(folder.trace)[-1]["hash"],
     }
 
@@ -39,6 +45,38 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows of ``metrics.csv``; empty cells are ``None``."""
     with folder.metrics.open(encoding="utf-8", newline="") as file:
         return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def chosen_checkpoint(folder: RunFolder) -> Checkpoint:
+    """The checkpoint that a run predicts with: the best one, or the last one where nothing was validated.
+
+    Raises:
+        RunError: There is none.
+    """
+    for kind in ("best", "last"):
+        found = list_checkpoints(folder.checkpoints, kind)
+        if found:
+            return found[-1]
+    raise RunError(
+        "the run has no checkpoint", where=folder.path, fix="Continue it with 'seg3d resume', or train again."
+    )
+
+
+def read_last(folder: RunFolder) -> dict[str, Any]:
+    """The newest sound checkpoint of a run.
+
+    Raises:
+        RunError: There is none.
+    """
+    found, _ = newest_sound(folder.checkpoints, "last")
+    if found is None:
+        raise RunError("the run has no sound checkpoint", where=folder.path, fix="Train again, or give another run.")
+    return read_checkpoint(found)
+
+
+def read_progress(checkpoint: Mapping[str, Any]) -> Progress:
+    """How far a run was at a checkpoint."""
+    return Progress(**checkpoint["callbacks"]["Recorder"])
 
 
 def read_weights(folder: RunFolder, which: str = "best", *, averaged: bool = True) -> dict[str, torch.Tensor]:
@@ -52,15 +90,14 @@ def read_weights(folder: RunFolder, which: str = "best", *, averaged: bool = Tru
     Raises:
         RunError: There is no such checkpoint or it is damaged.
     """
-    path = folder.best if which == "best" and folder.best.exists() else folder.last
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if averaged and "ema" in checkpoint:
-            shadow: dict[str, torch.Tensor] = checkpoint["ema"]["shadow"]
-            return shadow
-        state = checkpoint["state_dict"]
-    except Exception as error:  # torch raises whatever a damaged archive leads to
-        raise RunError(
-            "the checkpoint is missing or damaged", where=path, got=error, fix="Train again, or give another run."
-        ) from error
+    checkpoint = read_checkpoint(chosen_checkpoint(folder)) if which == "best" else read_last(folder)
+    if averaged and "ema" in checkpoint:
+        shadow: dict[str, torch.Tensor] = checkpoint["ema"]["shadow"]
+        return shadow
+    return network_weights(checkpoint)
+
+
+def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """State dict of the network in a checkpoint, as it was after its last step."""
+    state = checkpoint["state_dict"]
     return {name.removeprefix(_NETWORK): value for name, value in state.items() if name.startswith(_NETWORK)}

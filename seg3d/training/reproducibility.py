@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import random
 import secrets
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from seg3d.keyed import derived_seed
@@ -26,6 +28,7 @@ class Reproducibility:
         mode: ``"deterministic"`` seeds everything and forbids operators without a deterministic algorithm; ``"seeded"``
             seeds everything and leaves the fastest algorithms; ``"random"`` seeds nothing.
         threads: CPU threads of torch; their number changes the bits of a result on the CPU. ``None``: as torch chose.
+            A run in mode ``"deterministic"`` writes the number down and is repeated with it.
         portable: Leave oneDNN out, so that the number of threads no longer matters; slower.
         tf32: Allow TF32 on CUDA.
         keep_memory: Have glibc keep freed blocks instead of giving them back to the kernel; no effect elsewhere.
@@ -37,8 +40,8 @@ class Reproducibility:
     tf32: bool = False
     keep_memory: bool = True
 
-    def apply(self, seed: int) -> int:
-        """Set the process up and give the seed that holds: ``seed``, or one drawn by chance in mode ``"random"``."""
+    def apply(self, seed: int) -> None:
+        """Set the process up before anything is computed; in mode ``"random"`` nothing is seeded."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.keep_memory:
@@ -54,11 +57,19 @@ class Reproducibility:
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
         if self.mode == "random":
-            seed = secrets.randbits(62)
+            random.seed()
+            np.random.seed()  # noqa: NPY002  # the legacy generator is what others draw from
             torch.seed()
         else:
+            # nothing of seg3d draws from the first two, but what a user adds may
+            random.seed(derived_seed(seed, "python"))
+            np.random.seed(derived_seed(seed, "numpy") % 2**32)  # noqa: NPY002
             torch.manual_seed(derived_seed(seed, "torch"))
-        return seed
+
+
+def chance_seed() -> int:
+    """A seed from the operating system's entropy, for runs that are meant to differ."""
+    return secrets.randbits(62)
 
 
 def keep_freed_memory() -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seg3d.atomic import write_json, write_text
+from seg3d.atomic import temporary_name, write_json, write_text
+from seg3d.digest import sha256_file, sha256_json
 from seg3d.errors import RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MANIFEST = "run.json"
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,128 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
-    def best(self) -> Path:
-        """Checkpoint with the best validation score."""
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint after the last epoch."""
-        return self.path / "checkpoints" / "last.ckpt"
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
 
     @property
     def figures(self) -> Path:
         """Folder of figures."""
         return self.path / "figures"
 
-    def create(self, config_yaml: str, documents: Mapping[str, Any]) -> None:
-        """Make the folder and write what is known before training.
+    @property
+    def test(self) -> Path:
+        """Label maps of the run's test cases, once they are scored."""
+        return self.path / "test"
+
+    @property
+    def test_scores(self) -> Path:
+        """Their scores."""
+        return self.test / "summary.json"
+
+    @property
+    def tracking(self) -> Path:
+        """The MLflow run that mirrors this one."""
+        return self.path / "tracking.json"
+
+    @property
+    def resumed(self) -> Path:
+        """A line for each time that the run was continued."""
+        return self.path / "resumed.jsonl"
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """The sampling certificates of the epochs done."""
+        return [json.loads(line) for line in self.sampling.read_text().splitlines()] if self.sampling.exists() else []
+
+    def keep_epochs(self, epochs: int) -> None:
+        """Cut ``metrics.csv`` and ``sampling.jsonl`` back to their first epochs, an incomplete last line included."""
+        for path, header in ((self.metrics, 1), (self.sampling, 0)):
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: header + epochs]
+                write_text(path, "".join(lines)) if epochs else path.unlink()
+
+    def create(
+        self, config: Mapping[str, Any], config_yaml: str, documents: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> None:
+        """Make the folder with what is known before training: all of it at once or nothing.
 
         Args:
-            config_yaml: The resolved config.
-            documents: JSON documents by file name, such as ``{"splits.json": ...}``.
+            config: The resolved config; kept in ``run.json``, so that a later change of ``config.yaml`` is noticed.
+            config_yaml: The same for people and for whoever continues the run.
+            documents: By file name: text, or a JSON document.
+            identity: Digests that say which run this is; kept in ``run.json``.
         """
-        (self.path / "checkpoints").mkdir(parents=True)
-        header = {"schema_version": SCHEMA_VERSION}
-        write_json(self.path / "run.json", header)
-        write_text(self.config, config_yaml)
-        for name, document in documents.items():
-            write_json(self.path / name, document)
+        if self.path.exists():
+            raise RunError("the run folder is there already", where=self.path, fix="Give another, or remove it.")
+        draft = temporary_name(self.path)
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / "checkpoints").mkdir(parents=True)
+        try:
+            for name, document in documents.items():
+                if isinstance(document, str):
+                    write_text(draft / name, document)
+                else:
+                    write_json(draft / name, document)
+            files = {path.name: sha256_file(path) for path in sorted(draft.iterdir()) if path.is_file()}
+            write_text(draft / self.config.name, config_yaml)
+            content = {
+                "schema_version": SCHEMA_VERSION,
+                "identity": dict(identity),
+                "started": datetime.now(UTC).isoformat(timespec="microseconds"),
+                "files": files,
+                "config": dict(config),
+            }
+            write_json(draft / MANIFEST, {**content, "sha256": sha256_json(content)})
+            draft.rename(self.path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Digests that say which run this is.
+
+        Raises:
+            RunError: See :attr:`manifest`.
+        """
+        identity: dict[str, Any] = self.manifest["identity"]
+        return identity
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """``run.json``, checked by its own digest and with the files that it lists.
+
+        Raises:
+            RunError: It or a file that it lists was changed or is missing.
+        """
+        manifest: dict[str, Any] = read_json(self.path / MANIFEST)
+        digest = manifest.pop("sha256", None)
+        changed = [] if digest == sha256_json(manifest) else [MANIFEST]
+        for name, expected in manifest.get("files", {}).items():
+            path = self.path / name
+            if not path.is_file() or sha256_file(path) != expected:
+                changed.append(name)
+        if changed:
+            raise RunError(
+                "files of the run were changed or damaged after it had begun",
+                where=self.path,
+                got=", ".join(changed),
+                fix="Restore them, or train again.",
+            )
+        return manifest
+
+
+def latest_run(output_dir: Path, config_name: str) -> RunFolder | None:
+    """The run of a config that was started last in a folder of runs, ``None`` if there is none."""
+    found = []
+    for path in sorted(output_dir.iterdir()) if output_dir.is_dir() else []:
+        if (path / MANIFEST).is_file():
+            try:
+                content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+                if content["config"]["name"] == config_name and (path / "data.json").is_file():
+                    found.append((content["started"], path))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # of another schema, or damaged: it says nothing about this run
+    return RunFolder(max(found)[1]) if found else None
 
 
 def new_run_folder(output_dir: Path, name: str) -> RunFolder:
@@ -107,7 +206,7 @@ def open_run_folder(path: Path) -> RunFolder:
     Raises:
         RunError: It is no run folder, or of another schema version.
     """
-    header = path / "run.json"
+    header = path / MANIFEST
     try:
         version = json.loads(header.read_text(encoding="utf-8"))["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:

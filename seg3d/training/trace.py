@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seg3d.atomic import append_line, write_text
 from seg3d.errors import RunError
 
-_START = "0" * 64
+START = "0" * 64  # stands for the hash of the line before the first
 
 
 class TraceWriter:
@@ -22,8 +23,18 @@ class TraceWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._last = _START
+        self._last = START
+        self._written = 0
         self._lines: list[str] = []
+
+    @property
+    def position(self) -> tuple[int, str]:
+        """Number of lines so far and hash of the last one: where a continued run goes on."""
+        return self._written + len(self._lines), self._last
+
+    def go_on(self, lines: int, last: str) -> None:
+        """Continue a file of that many lines whose last one has that hash."""
+        self._written, self._last, self._lines = lines, last, []
 
     @property
     def sha256(self) -> str:
@@ -36,11 +47,31 @@ class TraceWriter:
         self._lines.append(json.dumps({**record, "hash": self._last}, sort_keys=True))
 
     def flush(self) -> None:
-        """Write the buffered lines."""
+        """Write the buffered lines, durably."""
         if self._lines:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n".join(self._lines) + "\n")
+            append_line(self._path, "\n".join(self._lines))
+            self._written += len(self._lines)
             self._lines = []
+
+
+def rewind_trace(path: Path, lines: int, last: str) -> None:
+    """Cut a trace back to its first lines, as they were when a checkpoint was written.
+
+    Raises:
+        RunError: The trace is shorter, or its chain does not lead to the hash ``last``.
+    """
+    kept = path.read_text(encoding="utf-8").splitlines()[:lines] if lines else []
+    write_text(path, "".join(f"{line}\n" for line in kept))
+    records = read_trace(path)
+    found = records[-1]["hash"] if records else START
+    if len(records) != lines or found != last:
+        raise RunError(
+            "the trace does not belong to the checkpoint",
+            where=path,
+            got=f"{len(records)} lines, hash {found}",
+            expected=f"{lines} lines, hash {last}",
+            fix="The file was changed after it was written; train again.",
+        )
 
 
 def exact(value: float) -> str:
@@ -55,7 +86,7 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
         RunError: A line is unreadable or does not continue the chain.
     """
     records: list[dict[str, Any]] = []
-    last = _START
+    last = START
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)

@@ -107,6 +107,28 @@ def start_tracking(
     return Tracker(client, run.info.run_id)
 
 
+def continue_tracking(uri: str, run_id: str) -> Tracker:
+    """The MLflow run that was started earlier, open again.
+
+    Raises:
+        RunError: The server or database, or the run in it, is not there.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.update_run(run_id, status="RUNNING")
+    except (MlflowException, OSError) as error:
+        raise RunError(
+            "the MLflow run cannot be continued",
+            where=f"tracking.uri = {uri}",
+            got=error,
+            fix="Start the server again.",
+        ) from error
+    return Tracker(client, run_id)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, keys joined by dots; lists stay as they are."""
     flat: dict[str, Any] = {}

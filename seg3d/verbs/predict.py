@@ -17,7 +17,7 @@ from seg3d.errors import DataError, Fault, FaultsError, RunError, Seg3dError
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.predictor import Predictor
 from seg3d.io import image_stem, read_header, read_volume, write_like
-from seg3d.training.outcome import read_weights
+from seg3d.training.outcome import chosen_checkpoint, read_weights
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 
 MANIFEST = "predictions.json"
@@ -85,7 +85,7 @@ def load_predictor(folder: RunFolder, config: Config) -> Predictor:
     model = read_json(folder.path / "model.json")
     labels: dict[str, int] = model["labels"]
     values = classes(labels, model["ignore_label"])
-    device = _device(config)
+    device = torch.device(build.device_type(config))
     network = build.build_network(config, len(model["channels"]), len(values))
     try:
         network.load_state_dict(read_weights(folder))
@@ -104,12 +104,6 @@ def load_predictor(folder: RunFolder, config: Config) -> Predictor:
         ),
         min_size_ml=build.class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {}),
     )
-
-
-def _device(config: Config) -> torch.device:
-    if config.train.accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
 
 
 def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:
@@ -157,7 +151,7 @@ def _write_manifest(target: Path, folder: RunFolder, scans: Sequence[Scan]) -> N
         target / MANIFEST,
         {
             "run": folder.path.name,
-            "weights": sha256_file(folder.best if folder.best.exists() else folder.last),
+            "weights": sha256_file(chosen_checkpoint(folder).path),
             "labels": model["labels"],
             "ignore_label": model["ignore_label"],
             "scans": [scan.name for scan in scans],

@@ -6,12 +6,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from seg3d.atomic import write_json
+from seg3d.audit.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import foreground
 from seg3d.cases import Split
@@ -20,11 +22,13 @@ from seg3d.digest import sha256_json
 from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
-from seg3d.training.environment import describe_environment
+from seg3d.training.checkpoints import load_plain
+from seg3d.training.environment import code_patch, describe_environment
 from seg3d.training.fit import fit, make_trainer
-from seg3d.training.outcome import read_metrics, summarise
-from seg3d.training.run_folder import RunFolder, new_run_folder
-from seg3d.training.tracking import EpochMirror, Tracker, start_tracking
+from seg3d.training.outcome import read_metrics, read_progress, summarise
+from seg3d.training.progress import Progress
+from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json
+from seg3d.training.tracking import EpochMirror, Tracker, continue_tracking, start_tracking
 from seg3d.verbs.prepare import Store, prepare
 
 
@@ -33,97 +37,183 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def train(config: Config | Path | str, overrides: Sequence[str] = (), *, tell: Callable[[str], None] = say) -> Path:
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run with all that is needed to compute it.
+
+    Attributes:
+        config: The resolved config.
+        folder: Its folder.
+        store: The prepared cases.
+        split: Their parts.
+    """
+
+    config: Config
+    folder: RunFolder
+    store: Store
+    split: Split
+
+
+def train(
+    config: Config | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    tell: Callable[[str], None] = say,
+) -> Path:
     """The folder of a finished run: prepares what is not prepared yet, trains, writes ``result.json``.
 
     Args:
         config: A config or the path of one.
         overrides: ``path=value`` settings.
+        folder: Folder of the run, which is not there yet; by default a new one in ``output_dir``.
         tell: Called with a line for each epoch; a function that can be pickled.
 
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used.
     """
-    started = time.perf_counter()
-    config = as_config(config, overrides)
-    steps = _steps_per_epoch(config) * config.train.max_epochs
+    job = begin(as_config(config, overrides), tell, folder)
+    carry_out(job, tell)
+    return job.folder.path
+
+
+def begin(config: Config, tell: Callable[[str], None] = say, folder: Path | None = None) -> Job:
+    """A run that is about to start: data prepared, process set up, every setting resolved, folder made.
+
+    Raises:
+        Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
+    """
+    _steps_per_epoch(config)
     store = prepare(config)
     split = build.build_split(config, store.labelled, store.groups)
     if not split.train:
         raise DataError("no case is left for training", where="data.split", fix="Lower val_share or test_share.")
-    seed = build.build_reproducibility(config).apply(config.seed)
+    config = build.resolve(config)
+    if config.reproducibility.mode == "random":
+        tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
+    build.build_reproducibility(config).apply(config.seed)
     make_trainer(build.build_fit_settings(config))  # what this machine cannot do is told before a run folder is made
-    config = config.model_copy(update={"seed": seed})
-    identity = _identity(config, store, split)
-    folder = _create_folder(config, store, split, identity)
-    with _tracked(config, folder, identity) as tracker:
-        _fit(config, folder, store, split, steps, tracker, tell)
-        result = summarise(folder) | identity | {"seconds": time.perf_counter() - started}
-        write_json(folder.result, result)
-    return folder.path
+    target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
+    earlier = latest_run(target.path.parent, config.name)
+    _create(target, config, store, split, earlier, tell)
+    job = Job(config, target, store, split)
+    if config.tracking.enabled:
+        _start_tracking(job)
+    return job
+
+
+def carry_out(
+    job: Job, tell: Callable[[str], None] = say, *, checkpoint: Path | None = None, stop_after: int | None = None
+) -> dict[str, Any]:
+    """Train and give what ``result.json`` then holds.
+
+    Args:
+        job: The run; the process is set up for it.
+        tell: Called with a line for each epoch; a function that can be pickled.
+        checkpoint: Continue from it.
+        stop_after: Epochs after which it stops, however many are planned.
+    """
+    progress = Progress() if checkpoint is None else read_progress(load_plain(checkpoint))
+    started = time.perf_counter()
+    with _tracked(job) as tracker:
+        _fit(job, tracker, tell, progress, checkpoint, stop_after)
+        seconds = progress.seconds + progress.epoch_seconds + time.perf_counter() - started
+        identity = job.folder.identity
+        result = summarise(job.folder) | identity | {"seconds": seconds}
+        write_json(job.folder.result, result)
+    return result
+
+
+def _name(config: Config, store: Store, split: Split) -> str:
+    return f"{config.name}-{_identity(config, store, split)['identity_sha256'][:8]}"
 
 
 def _identity(config: Config, store: Store, split: Split) -> dict[str, Any]:
     digests = {
         "config_sha256": config_digest(config),
-        "data_sha256": sha256_json({case.case_id: case.content_sha256 for case in store.labelled}),
+        "data_sha256": data_digest(store),
         "split_sha256": split.digest,
         "seed": config.seed,
     }
     return {**digests, "identity_sha256": sha256_json(digests)}
 
 
-def _create_folder(config: Config, store: Store, split: Split, identity: dict[str, Any]) -> RunFolder:
-    folder = new_run_folder(Path(config.output_dir), f"{config.name}-{identity['identity_sha256'][:8]}")
+def data_digest(store: Store) -> str:
+    """SHA-256 over the content of every labelled case."""
+    return sha256_json({case.case_id: case.content_sha256 for case in store.labelled})
+
+
+def data_record(store: Store) -> dict[str, Any]:
+    """Digests of every labelled case and of the files that it was made from."""
     cases = {c.case_id: {"content_sha256": c.content_sha256, "sources": c.source_sha256} for c in store.labelled}
-    folder.create(
-        to_yaml(config),
-        {
-            "splits.json": split.as_dict(),
-            "environment.json": describe_environment(),
-            "data.json": {"data_sha256": identity["data_sha256"], "cases": cases},
-            "model.json": {
-                "channels": list(store.channels),
-                "labels": dict(store.labels),
-                "ignore_label": store.ignore_label,
-                "recipe_sha256": store.recipe_sha256,
-            },
+    return {"data_sha256": data_digest(store), "cases": cases}
+
+
+def _create(
+    folder: RunFolder,
+    config: Config,
+    store: Store,
+    split: Split,
+    earlier: RunFolder | None,
+    tell: Callable[[str], None],
+) -> None:
+    data = data_record(store)
+    if earlier is not None:
+        changed = changed_files(read_json(earlier.data), data)
+        data |= {"compared_with": earlier.path.name, "changed_files": changed}
+        if changed:
+            tell(f"NOTE: the data differ from those of the last run of {config.name} ({earlier.path.name}):")
+            tell("\n".join(f"  {line}" for line in changed))
+    documents: dict[str, Any] = {
+        "splits.json": split.as_dict(),
+        "environment.json": describe_environment(),
+        "data.json": data,
+        "model.json": {
+            "channels": list(store.channels),
+            "labels": dict(store.labels),
+            "ignore_label": store.ignore_label,
+            "recipe_sha256": store.recipe_sha256,
         },
-    )
-    return folder
+    }
+    if patch := code_patch():
+        documents["code.patch"] = patch + "\n"
+    folder.create(config.model_dump(mode="json"), to_yaml(config), documents, _identity(config, store, split))
 
 
 def _fit(
-    config: Config,
-    folder: RunFolder,
-    store: Store,
-    split: Split,
-    steps: int,
+    job: Job,
     tracker: Tracker | None,
     tell: Callable[[str], None],
+    progress: Progress,
+    checkpoint: Path | None,
+    stop_after: int | None,
 ) -> None:
+    config, store, split = job.config, job.store, job.split
     counted = {name: value for name, value in store.labels.items() if value != store.ignore_label}
-    data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
+    begun = (progress.epoch, progress.batches)
+    data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
     module = build.build_module(
         config,
         len(store.channels),
         counted,
         store.ignore_label,
-        steps=steps,
+        steps=_steps_per_epoch(config) * config.train.max_epochs,
         seed=None if config.reproducibility.mode == "random" else config.seed,
     )
     recorder = Recorder(
-        folder,
+        job.folder,
         build.build_certifier(data, counted),
         {value: name for name, value in foreground(store.labels, store.ignore_label).items()},
         patience=config.train.early_stop_patience,
+        checkpoint_steps=config.train.checkpoint_steps,
+        stop_after=stop_after,
         tell=tell,
     )
     callbacks: list[pl.Callback] = [recorder]
     if tracker is not None:
         callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
-    fit(module, data, build.build_fit_settings(config), callbacks)
-    learning_curve_figure(read_metrics(folder), folder.figures / "learning_curve.png")
+    fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
+    learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
 def _steps_per_epoch(config: Config) -> int:
@@ -146,29 +236,37 @@ def _steps_per_epoch(config: Config) -> int:
     return -(-patches // (batch * chosen.accumulate))
 
 
-@contextmanager
-def _tracked(config: Config, folder: RunFolder, identity: dict[str, Any]) -> Iterator[Tracker | None]:
-    """An MLflow run around the training; its end says whether that ended well."""
-    if not config.tracking.enabled:
-        yield None
-        return
+def _start_tracking(job: Job) -> None:
+    """Make the MLflow run and remember it in the run folder."""
+    config, identity = job.config, job.folder.identity
     try:
         tracker = start_tracking(
             config.tracking.uri,
             config.tracking.experiment or config.name,
-            folder.path.name,
+            job.folder.path.name,
             config.model_dump(mode="json"),
-            {key: str(value) for key, value in identity.items()} | {"run_folder": folder.path.name},
+            {key: str(value) for key, value in identity.items()} | {"run_folder": job.folder.path.name},
         )
     except RunError:
-        shutil.rmtree(folder.path)  # nothing was trained in it yet
+        shutil.rmtree(job.folder.path)  # nothing was trained in it yet
         raise
+    write_json(job.folder.tracking, {"run_id": tracker.run_id})
+
+
+@contextmanager
+def _tracked(job: Job) -> Iterator[Tracker | None]:
+    """The MLflow run around the training; its end says whether that ended well."""
+    if not job.config.tracking.enabled or not job.folder.tracking.exists():
+        yield None
+        return
+    tracker = continue_tracking(job.config.tracking.uri, read_json(job.folder.tracking)["run_id"])
     try:
         yield tracker
     except BaseException:
         tracker.end("FAILED")
         raise
-    documents = [p for p in sorted(folder.path.iterdir()) if p.suffix in (".json", ".yaml", ".csv", ".jsonl")]
+    path = job.folder.path
+    documents = [p for p in sorted(path.iterdir()) if p.suffix in (".json", ".yaml", ".csv", ".jsonl", ".patch")]
     tracker.log_files(documents)
-    tracker.log_files(sorted(folder.figures.glob("*.png")), "figures")
+    tracker.log_files(sorted(job.folder.figures.glob("*.png")), "figures")
     tracker.end()

@@ -1,0 +1,194 @@
+"""What differs between two runs: data, config, environment, steps and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from seg3d.training.checkpoints import Checkpoint, list_checkpoints, load_plain
+from seg3d.training.outcome import network_weights
+from seg3d.training.run_folder import RunFolder, read_json, read_yaml
+from seg3d.training.trace import read_trace
+
+# says where and when, not what was computed
+_WITHOUT_EFFECT = ("output_dir", "data.source", "data.store", "tracking")
+
+
+@dataclass(frozen=True)
+class LayerDifference:
+    """A tensor of the network that differs.
+
+    Attributes:
+        name: Its name in the network.
+        largest: Largest absolute difference; ``None`` where only one side has it, or in another shape.
+        mean: Mean absolute difference.
+        values: Number of values that differ.
+        of: Number of values.
+    """
+
+    name: str
+    largest: float | None
+    mean: float | None
+    values: int
+    of: int
+
+
+@dataclass(frozen=True)
+class RunDifference:
+    """What differs between two runs.
+
+    Attributes:
+        identical: Every compared step and epoch has the same bits, and so have the last weights that both keep.
+        epochs: Epochs that were compared.
+        steps: Steps that were compared.
+        first: The first record of the traces that differs: epoch, batch, and both values of each field; ``None``
+            where none does.
+        layers: Tensors that differ in the newest checkpoint that both keep.
+        layers_at: Optimiser steps of that checkpoint; ``None``: they keep none of the same step.
+        config: Both values of each key that differs.
+        data: A line for each file or case that differs.
+        environment: Both values of each entry that differs.
+    """
+
+    identical: bool
+    epochs: int
+    steps: int
+    first: dict[str, Any] | None
+    layers: list[LayerDifference]
+    layers_at: int | None
+    config: dict[str, tuple[Any, Any]]
+    data: list[str]
+    environment: dict[str, tuple[Any, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def compare_runs(a: RunFolder, b: RunFolder, *, epochs: int | None = None) -> RunDifference:
+    """What differs between two runs.
+
+    Args:
+        a: A run.
+        b: Another.
+        epochs: Compare the first ones only; by default both must have the same number.
+
+    Raises:
+        RunError: A trace or document is damaged.
+    """
+    traces = [_first_epochs(read_trace(run.trace), epochs) for run in (a, b)]
+    first = first_difference(*traces)
+    layers, step = compare_weights(a, b)
+    config = differences(*(read_yaml(run.config) for run in (a, b)))
+    return RunDifference(
+        identical=first is None and not layers and bool(traces[0]),
+        epochs=min(sum("weights_sha256" in record for record in trace) for trace in traces),
+        steps=min(sum("loss" in record for record in trace) for trace in traces),
+        first=first,
+        layers=layers,
+        layers_at=step,
+        config={key: value for key, value in config.items() if not key.startswith(_WITHOUT_EFFECT)},
+        data=changed_files(*(read_json(run.data) for run in (a, b))),
+        environment=differences(*(read_json(run.environment) for run in (a, b))),
+    )
+
+
+def first_difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first record at which two traces part; ``None`` where they are equal.
+
+    Hashes are chained, so equal hashes at an epoch's end mean that all before it is equal: the epochs are bisected, and
+    only the one in which the traces part is read step by step.
+    """
+    shorter = min(len(a), len(b))
+    low, high = 0, shorter  # all before ``low`` is equal; the first difference is at ``high`` at the latest
+    while low < high:
+        middle = (low + high) // 2
+        if a[middle]["hash"] == b[middle]["hash"]:
+            low = middle + 1
+        else:
+            high = middle
+    if low == shorter:
+        if len(a) == len(b):
+            return None
+        longer = a if len(a) > len(b) else b
+        return _place(longer[low]) | {"only_in": "first" if longer is a else "second"}
+    left, right = a[low], b[low]
+    keys = sorted((set(left) | set(right)) - {"hash", "epoch", "batch"})
+    return _place(left) | {key: [left.get(key), right.get(key)] for key in keys if left.get(key) != right.get(key)}
+
+
+def compare_weights(a: RunFolder, b: RunFolder) -> tuple[list[LayerDifference], int | None]:
+    """Tensors that differ in the newest checkpoint of the same step that both keep, and that step."""
+    kept_a, kept_b = _by_step(a), _by_step(b)
+    common = sorted(set(kept_a) & set(kept_b))
+    if not common:
+        return [], None
+    step = common[-1]
+    left, right = (network_weights(load_plain(kept[step].path)) for kept in (kept_a, kept_b))
+    return compare_tensors(left, right), step
+
+
+def compare_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> list[LayerDifference]:
+    """Tensors that differ in value, or exist on one side or in another shape only."""
+    found = []
+    for name in [*left, *(name for name in right if name not in left)]:
+        one, other = left.get(name), right.get(name)
+        if one is None or other is None or one.shape != other.shape:
+            size = next(tensor.numel() for tensor in (one, other) if tensor is not None)
+            found.append(LayerDifference(name, None, None, size, size))
+        elif not torch.equal(one, other):
+            gap = (one.double() - other.double()).abs()
+            found.append(LayerDifference(name, float(gap.max()), float(gap.mean()), int((gap != 0).sum()), gap.numel()))
+    return found
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Both values by dotted path wherever two JSON documents differ; ``None`` stands for an entry that is absent."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted({*a, *b}):
+            found |= differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {} if a == b else {prefix: (a, b)}
+
+
+def changed_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A line for each file, or prepared case, that differs between two records of data."""
+    old, new = before["cases"], after["cases"]
+    found = []
+    for case in sorted({*old, *new}):
+        if case not in new:
+            found.append(f"{case}: no longer there")
+        elif case not in old:
+            found.append(f"{case}: new")
+        else:
+            found += _changes(case, old[case], new[case])
+    return found
+
+
+def _changes(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    files = differences(old["sources"], new["sources"])
+    if files:
+        return [
+            f"{case}: {name} {'added' if was is None else 'removed' if now is None else 'changed'}"
+            for name, (was, now) in files.items()
+        ]
+    if old["content_sha256"] != new["content_sha256"]:
+        return [f"{case}: the same files were prepared differently"]
+    return []
+
+
+def _first_epochs(trace: list[dict[str, Any]], epochs: int | None) -> list[dict[str, Any]]:
+    return trace if epochs is None else [record for record in trace if record["epoch"] < epochs]
+
+
+def _place(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"epoch": record["epoch"], "batch": record.get("batch")}
+
+
+def _by_step(run: RunFolder) -> dict[int, Checkpoint]:
+    found = [c for kind in ("best", "last") for c in list_checkpoints(run.checkpoints, kind)]
+    return {checkpoint.step: checkpoint for checkpoint in found if checkpoint.sound}

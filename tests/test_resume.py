@@ -1,0 +1,252 @@
+"""Exact resume: a run killed anywhere and continued has the bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from study import make_study, result_of
+
+import seg3d
+from seg3d.errors import RunError
+from seg3d.training.checkpoints import list_checkpoints
+from seg3d.training.run_folder import open_run_folder
+
+DIGESTS = ("weights_sha256", "optimizer_sha256", "trace_sha256", "best_score", "identity_sha256", "epochs", "steps")
+OFTEN = ["train.checkpoint_steps=1", "train.max_epochs=3", "train.ema_decay=0.9", "data.num_workers=0"]
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path) -> Path:
+    return seg3d.train(config, OFTEN)
+
+
+def digests(run: Path) -> dict[str, Any]:
+    found = result_of(run)
+    return {key: found[key] for key in DIGESTS}
+
+
+def server() -> Any:
+    """Processes that start with everything imported, none of torch's threads, and no state of this process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seg3d.verbs.train", "seg3d.verbs.resume", "mlflow"])
+    return context
+
+
+def train_in_process(config: Path, folder: Path, overrides: list[str]) -> None:
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+        seg3d.train(config, [*OFTEN, *overrides], folder=folder)
+
+
+def start(target: Callable[..., None], *arguments: Any) -> Any:
+    process = server().Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def kill(process: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+@pytest.fixture(scope="module")
+def duration(config: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Seconds of a whole run in a process of its own, the preparation apart."""
+    folder = tmp_path_factory.mktemp("timed")
+    start(train_in_process, config, folder / "first", []).join()  # prepares, and starts the server
+    begun = time.perf_counter()
+    process = start(train_in_process, config, folder / "run", [])
+    process.join()
+    assert process.exitcode == 0
+    return time.perf_counter() - begun
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
+    config: Path, undisturbed: Path, duration: float, tmp_path: Path, seed: int
+) -> None:
+    delay = random.Random(seed).uniform(0.1, 1.0) * duration
+    print(f"seed {seed}: SIGKILL after {delay:.3f} of {duration:.3f} s")
+    run = tmp_path / undisturbed.name
+    process = start(train_in_process, config, run, [f"data.num_workers={seed % 3}"])
+    process.join(delay)
+    kill(process)
+    if not (run / "run.json").exists():  # killed before there was a run: nothing half written, so it can just be begun
+        assert not run.exists()
+        train_in_process(config, run, [])
+    seg3d.resume(run)
+    assert digests(run) == digests(undisturbed)
+
+
+def die_in(function: str, call: int, config: Path, folder: Path) -> None:
+    """Train until a function is called for the n-th time; die when it has done half of its work."""
+    import seg3d.training.checkpoints as checkpoints
+
+    calls = 0
+    original = getattr(checkpoints, function)
+
+    def lethal(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            if function == "publish":  # the file is there under its temporary name, torn
+                arguments[0].write_bytes(arguments[0].read_bytes()[:100])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(checkpoints, function, lethal)
+    train_in_process(config, folder, [])
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("publish", 1), ("publish", 4), ("publish", 9), ("list_checkpoints", 3)]
+)
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_bits(
+    config: Path, undisturbed: Path, tmp_path: Path, function: str, call: int
+) -> None:
+    run = tmp_path / undisturbed.name
+    process = start(die_in, function, call, config, run)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    seg3d.resume(run)
+    assert digests(run) == digests(undisturbed)
+    assert not [path.name for path in run.rglob(".tmp-*")]
+
+
+def stopped_run(config: Path, folder: Path, overrides: list[str], *, saves: int = 6) -> Path:
+    """A run that died when it was about to write its n-th checkpoint."""
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    import seg3d.training.callbacks as callbacks
+
+    original, calls = callbacks.save_checkpoint, 0
+
+    def counted(*arguments: Any) -> Path:
+        nonlocal calls
+        calls += 1
+        return die() if calls == saves else original(*arguments)  # type: ignore[return-value]
+
+    callbacks.save_checkpoint = counted  # type: ignore[assignment]
+    try:
+        with pytest.raises(BaseException):  # noqa: B017, PT011  # Lightning turns it into its own kind of exit
+            seg3d.train(config, [*OFTEN, *overrides], folder=folder)
+    finally:
+        callbacks.save_checkpoint = original
+    assert not (folder / "result.json").exists()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.accumulate=2",
+        "train.optimizer.kind=sgd",
+        "train.precision=bf16",
+        "sampling.balance=lesion",
+        "reproducibility.mode=seeded",
+        "train.early_stop_patience=1",
+        "train.validate_every=2",
+    ],
+)
+def test_other_settings_resume_exactly_too(config: Path, tmp_path: Path, override: str) -> None:
+    whole = seg3d.train(config, [*OFTEN, override], folder=tmp_path / "whole")
+    run = seg3d.resume(stopped_run(config, tmp_path / "run", [override], saves=3))
+    assert digests(run) == digests(whole)
+    assert (run / "sampling.jsonl").read_text() == (whole / "sampling.jsonl").read_text()
+
+
+def test_a_torn_checkpoint_is_noticed_and_the_earlier_one_is_used(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = stopped_run(config, tmp_path / undisturbed.name, [])
+    newest = list_checkpoints(run / "checkpoints", "last")[-1].path
+    newest.write_bytes(newest.read_bytes()[:1000])
+    told: list[str] = []
+    seg3d.resume(run, tell=told.append)
+    assert any("damaged, not used" in line and newest.name in line for line in told)
+    assert digests(run) == digests(undisturbed)
+
+
+def test_a_run_without_a_checkpoint_starts_again(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = stopped_run(config, tmp_path / undisturbed.name, [], saves=1)
+    seg3d.resume(run)
+    assert digests(run) == digests(undisturbed)
+
+
+def test_a_finished_run_is_left_as_it_is(undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    told: list[str] = []
+    seg3d.resume(undisturbed, tell=told.append)
+    assert told == ["the run has ended already"]
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+def test_a_random_run_goes_on_with_the_seed_that_it_drew(config: Path, tmp_path: Path) -> None:
+    run = stopped_run(config, tmp_path / "run", ["reproducibility.mode=random"])
+    seed = open_run_folder(run).identity["seed"]
+    seg3d.resume(run)
+    assert result_of(run)["seed"] == seed
+
+
+def test_a_changed_config_is_told_and_refused_unless_allowed(config: Path, tmp_path: Path) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("max_epochs: 3", "max_epochs: 4"))
+    with pytest.raises(RunError, match=r"config train.max_epochs: 3 -> 4(?s:.)*--allow-changed"):
+        seg3d.resume(run)
+    seg3d.resume(run, allow_changed=True)
+    assert result_of(run)["epochs"] == 4
+    assert "max_epochs" in (run / "resumed.jsonl").read_text()
+
+
+def test_changed_data_are_told_by_file(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    run = stopped_run(config, tmp_path / "run", [])
+    image = sorted((tmp_path / "data" / "imagesTr").iterdir())[1]
+    scan = nib.load(image)
+    nib.save(nib.Nifti1Image(np.asanyarray(scan.dataobj)[::-1], scan.affine, scan.header), image)
+    with pytest.raises(RunError, match=rf"data .*{image.name} changed"):
+        seg3d.resume(run)
+
+
+def test_changed_code_is_told(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    monkeypatch.setattr("seg3d.verbs.resume.describe_code", lambda: {"version": "9.9"})
+    with pytest.raises(RunError, match=r"code version: .* -> 9.9"):
+        seg3d.resume(run)
+
+
+@pytest.mark.parametrize("name", ["splits.json", "run.json", "data.json"])
+def test_a_damaged_document_is_told(config: Path, tmp_path: Path, name: str) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    text = (run / name).read_text()
+    (run / name).write_text(text.replace("0", "1", 1))
+    with pytest.raises(RunError, match=f"changed or damaged.*{name}|another schema version"):
+        seg3d.resume(run, allow_changed=True)
+
+
+def test_a_changed_trace_is_told(config: Path, tmp_path: Path) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    lines = (run / "trace.jsonl").read_text().splitlines()
+    (run / "trace.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(RunError, match="hash chain"):
+        seg3d.resume(run)

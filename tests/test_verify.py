@@ -1,0 +1,152 @@
+"""Verify and diff: identical means every bit, and otherwise the first difference is found and named."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from study import make_study
+from typer.testing import CliRunner
+
+import seg3d
+from seg3d.audit.differences import changed_files, compare_tensors, differences, first_difference
+from seg3d.cli import app
+from seg3d.errors import RunError
+from seg3d.training.environment import describe_environment
+from seg3d.training.trace import TraceWriter, read_trace
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("verify"))
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> Path:
+    return seg3d.train(config)
+
+
+def test_a_deterministic_run_is_verified(run: Path) -> None:
+    done = CliRunner().invoke(app, ["verify", str(run)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().splitlines()[-1].startswith("identical: 2 epochs, 8 steps")
+
+
+def test_the_first_epochs_alone_can_be_verified(run: Path) -> None:
+    found = seg3d.verify(run, epochs=1)
+    assert found.identical
+    assert (found.epochs, found.steps) == (1, 4)
+
+
+def test_a_random_run_is_found_to_differ_with_its_first_step(config: Path) -> None:
+    run = seg3d.train(config, ["reproducibility.mode=random"])
+    found = seg3d.verify(run)
+    assert not found.identical
+    assert found.first is not None
+    assert (found.first["epoch"], found.first["batch"]) == (0, 0)
+    assert {layer.name for layer in found.layers} >= {"head.weight", "head.bias"}
+    assert "seed" in found.config
+
+
+def test_diff_names_the_first_step_and_what_differs(config: Path, run: Path) -> None:
+    other = seg3d.train(config, ["train.optimizer.learning_rate=0.002"])
+    done = CliRunner().invoke(app, ["diff", str(run), str(other)])
+    assert done.exit_code == 1
+    assert "NOT identical: the runs part in epoch 1 at batch 1: learning_rate" in done.stdout
+    assert "config train.optimizer.learning_rate: 0.001 | 0.002" in done.stdout
+    assert "head.bias" in done.stdout
+    as_json = json.loads(CliRunner().invoke(app, ["diff", str(run), str(other), "--json"]).stdout)
+    assert as_json["identical"] is False
+    same = CliRunner().invoke(app, ["diff", str(run), str(run)])
+    assert same.exit_code == 0
+
+
+def test_a_shorter_run_is_not_identical(config: Path, run: Path) -> None:
+    shorter = seg3d.train(config, ["train.max_epochs=1", "train.schedule.kind=constant"])
+    longer = seg3d.train(config, ["train.max_epochs=2", "train.schedule.kind=constant"])
+    found = seg3d.diff(shorter, longer)
+    assert not found.identical
+    assert found.first == {"epoch": 1, "batch": 0, "only_in": "second"}
+
+
+def test_verify_tells_changed_data_and_refuses(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    run = seg3d.train(config, ["train.max_epochs=1"])
+    data = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    data["training"] = data["training"][:-1]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(data))
+    with pytest.raises(RunError, match="no longer there"):
+        seg3d.verify(run)
+
+
+def test_a_run_whose_data_differ_from_the_last_one_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_study(tmp_path)
+    seg3d.train(config, ["train.max_epochs=1"])
+    assert "NOTE" not in capsys.readouterr().out
+    path = tmp_path / "data" / "dataset.json"
+    data = json.loads(path.read_text())
+    gone = Path(data["training"].pop()["image"]).name.removesuffix(".nii.gz")
+    path.write_text(json.dumps(data))
+    run = seg3d.train(config, ["train.max_epochs=1"])
+    out = capsys.readouterr().out
+    assert "NOTE: the data differ from those of the last run" in out
+    assert f"{gone}: no longer there" in out
+    assert json.loads((run / "data.json").read_text())["changed_files"] == [f"{gone}: no longer there"]
+
+
+def traces(path: Path, length: int, changed: int | None) -> list[dict[str, object]]:
+    writer = TraceWriter(path)
+    for i in range(length):
+        writer.add({"epoch": i // 5, "batch": i % 5, "loss": float(i + (i == changed)).hex()})
+    writer.flush()
+    return read_trace(path)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 7, 18, 19])
+def test_the_first_difference_of_two_traces_is_found_wherever_it_is(tmp_path: Path, changed: int) -> None:
+    one, other = traces(tmp_path / "a", 20, None), traces(tmp_path / "b", 20, changed)
+    found = first_difference(one, other)
+    assert found is not None
+    assert found["epoch"] * 5 + found["batch"] == changed
+    assert found["loss"] == [float(changed).hex(), float(changed + 1).hex()]
+    assert first_difference(one, one) is None
+
+
+def test_layers_are_compared_by_value_and_shape() -> None:
+    left = {"a": torch.zeros(4), "b": torch.ones(2), "c": torch.ones(1)}
+    right = {"a": torch.tensor([0.0, 0.5, 0.0, -1.0]), "b": torch.ones(2), "d": torch.ones(3)}
+    found = {layer.name: (layer.values, layer.largest) for layer in compare_tensors(left, right)}
+    assert found == {"a": (2, 1.0), "c": (1, None), "d": (3, None)}
+
+
+def test_documents_are_compared_by_path() -> None:
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == {"a.c": (2, 4), "d": (3, None)}
+
+
+def test_changed_files_are_named() -> None:
+    def record(**cases: dict[str, str]) -> dict[str, object]:
+        return {"cases": {name: {"sources": files, "content_sha256": str(files)} for name, files in cases.items()}}
+
+    before = record(a={"a.nii": "1"}, b={"b.nii": "1"}, c={"c.nii": "1"})
+    after = record(a={"a.nii": "2"}, b={"b.nii": "1"}, d={"d.nii": "1"})
+    assert changed_files(before, after) == ["a: a.nii changed", "c: no longer there", "d: new"]
+
+
+def test_the_environment_record_is_not_empty_and_names_nobody() -> None:
+    found = describe_environment()
+    assert found["packages"]["torch"]
+    assert found["torch"]["version"] == torch.__version__
+    assert found["cpu"]["model"]
+    assert found["cpu"]["instructions"]
+    assert found["blas"]
+    assert found["determinism"].keys() >= {"deterministic_algorithms", "cudnn_benchmark", "onednn"}
+    text = json.dumps(found)
+    assert platform.node() not in text
+    # torch's build string names folders of the machine that built it, one of which may end in .../root/
+    assert not re.search(rf"(?<![\w.-]){re.escape(str(Path.home()))}/", text)
+    assert f'"{getpass.getuser()}"' not in text
