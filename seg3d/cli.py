@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from seg3d import __version__
 from seg3d.errors import Seg3dError
 
 if TYPE_CHECKING:
-    from seg3d.audit.differences import RunDifference
+    from seg3d.auditing.differences import RunDifference
 
 app = typer.Typer(
     name="seg3d",
@@ -143,6 +144,64 @@ def diff(
     _print_difference(call(a, b), as_json)
 
 
+@app.command()
+def audit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    runs: Annotated[int, typer.Option(help="Runs of each set-up.")] = 10,
+    setups: Annotated[str, typer.Option(help="Set-ups, separated by commas.")] = "random,seeded,deterministic",
+    vary: Annotated[str, typer.Option(help="nothing: runs share one seed; seed: each run has its own.")] = "nothing",
+    jobs: Annotated[int, typer.Option(help="Runs made at the same time.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="i/n", help="Make every n-th run only.")] = None,
+    executor: Annotated[str, typer.Option(help="local or slurm.")] = "local",
+    output: Annotated[Path | None, typer.Option(help="Folder of the audit.")] = None,
+    ops: Annotated[
+        bool, typer.Option("--ops", help="Only list operators that are not deterministic on CUDA; needs no GPU.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a study several times in several set-ups, and show how far the results spread."""
+    if ops:
+        _print_operators(config, overrides or (), as_json)
+        return
+    from seg3d.verbs.audit import audit as call
+
+    folder = call(
+        config,
+        overrides or (),
+        runs=runs,
+        setups=[name.strip() for name in setups.split(",") if name.strip()],
+        vary=vary,
+        jobs=jobs,
+        shard=shard,
+        executor=executor,
+        output=output,
+        tell=_to_stderr if as_json else _say,
+    )
+    result = folder / "audit.json"
+    found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+    if as_json:
+        _print_json({"audit": str(folder), "result": found})
+    else:
+        print(folder / "report.html" if found else folder)
+    if found is not None and not found["reproducible"]:
+        raise typer.Exit(1)
+
+
+def _print_operators(config: Path, overrides: Sequence[str], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from seg3d.verbs.audit_ops import audit_operators, format_operators
+
+    report = audit_operators(config, overrides)
+    if as_json:
+        _print_json(asdict(report) | {"clean": report.clean})
+    else:
+        print(format_operators(report))
+    if not report.clean:
+        raise typer.Exit(1)
+
+
 def _print_difference(found: RunDifference, as_json: bool) -> None:
     from seg3d.verbs.verify import format_difference
 
@@ -156,24 +215,32 @@ def _print_difference(found: RunDifference, as_json: bool) -> None:
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help="Image files and folders.")] = None,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or audit folder for all its runs.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]... INPUT...", help="Further runs to average with; image files and folders."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", help="Folder of the answers; same file names.")] = Path(
         "predictions"
     ),
     split: Annotated[
         str | None, typer.Option("--split", help="Predict the run's own test, val or train cases instead.")
     ] = None,
+    mc_dropout: Annotated[
+        int | None, typer.Option("--mc-dropout", metavar="T", help="Average T passes with dropout active, 2 or more.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.mirror=[x].")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict label maps on the grids of the scans."""
+    """Predict label maps on the grids of the scans; several runs or passes also give maps of uncertainty."""
+    from seg3d.verbs.predict import part_runs
     from seg3d.verbs.predict import predict as call
 
-    tell = (lambda _: None) if as_json else print
-    written = call(run, inputs or (), output, split=split, overrides=settings or (), tell=tell)
+    runs, scans = part_runs([run, *(inputs or ())])
+    tell = _to_stderr if as_json else print
+    written = call(runs, scans, output, split=split, overrides=settings or (), mc_dropout=mc_dropout, tell=tell)
     if as_json:
         _print_json([str(path) for path in written])
 
@@ -239,6 +306,10 @@ def show_schema(
         _print_json(schema())
     else:
         print(describe_schema())
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _to_stderr(text: str) -> None:

@@ -14,7 +14,19 @@ import seg3d
 PACKAGE = Path(seg3d.__file__).parent
 LAYERS = (
     *("errors", "atomic", "digest", "volume", "keyed", "io", "phantom", "cases", "store", "preparation", "sampling"),
-    *("models", "losses", "metrics", "training", "inference", "audit", "reporting", "config", "build", "verbs", "cli"),
+    *(
+        "models",
+        "losses",
+        "metrics",
+        "training",
+        "inference",
+        "auditing",
+        "reporting",
+        "config",
+        "build",
+        "verbs",
+        "cli",
+    ),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = ("config", "cases", "io", "preparation", "metrics", "store", "phantom")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from seg3d.audit.ops import RULES, Finding, watch
+from seg3d.auditing.ops import RULES, Finding, watch
 from seg3d.cli import app
 from seg3d.losses import LossTerm, build_loss
 from seg3d.models import ReducedUNet
@@ -36,8 +36,7 @@ class Pooled(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found = self.pool(self.first(image))
         found = functional.interpolate(found, scale_factor=2.0, mode="nearest")
-        found = functional.interpolate(found[..., ::2, ::2, ::2], scale_factor=2.0, mode="trilinear")
-        return found
+        return functional.interpolate(found[..., ::2, ::2, ::2], scale_factor=2.0, mode="trilinear")
 
 
 class OwnCrossEntropy(nn.Module):
@@ -63,7 +62,9 @@ def test_a_bad_pool_is_found_with_its_module_and_line_and_nearest_upsampling_is_
     assert pool.module.endswith("pool.0")
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [("mean", {"nll_loss2d_forward"}), ("sum", {"nll_loss2d_forward"}), ("none", set())])
+@pytest.mark.parametrize(
+    ("reduction", "expected"), [("mean", {"nll_loss2d_forward"}), ("sum", {"nll_loss2d_forward"}), ("none", set())]
+)
 def test_cross_entropy_is_found_where_it_reduces(reduction: str, expected: set[str]) -> None:
     network = nn.Conv3d(1, 2, 1)
     assert {finding.operator for finding in findings(network, OwnCrossEntropy(reduction))} == expected

@@ -14,7 +14,7 @@ from study import make_study
 from typer.testing import CliRunner
 
 import seg3d
-from seg3d.audit.differences import changed_files, compare_tensors, differences, first_difference
+from seg3d.auditing.differences import changed_files, compare_tensors, differences, first_difference
 from seg3d.cli import app
 from seg3d.errors import RunError
 from seg3d.training.environment import describe_environment

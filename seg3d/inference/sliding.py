@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,20 @@ from torch import nn
 
 from seg3d.inference.tiling import gaussian_weights, tile_grid
 from seg3d.volume import Shape
+
+Mode = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network is in evaluation mode inside the block; after it every module is in its own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @dataclass(frozen=True)
@@ -31,15 +46,18 @@ class SlidingWindow:
     mirror: tuple[int, ...] = ()
     precision: str = "fp32"
 
-    def probabilities(self, network: nn.Module, image: torch.Tensor, outside: Sequence[float]) -> torch.Tensor:
+    def probabilities(
+        self, network: nn.Module, image: torch.Tensor, outside: Sequence[float], *, mode: Mode = evaluating
+    ) -> torch.Tensor:
         """Class probabilities ``(class, x, y, z)``, float32 on the image's device.
 
         Softmax is applied here, once, to the logits of each tile; overlapping tiles are averaged with Gaussian weights.
 
         Args:
-            network: Gives logits; it is used in evaluation mode and left in the mode it was in.
+            network: Gives logits; it is left in the mode it was in.
             image: ``(channel, x, y, z)``.
             outside: Value of each channel beyond the volume, where it is smaller than a tile.
+            mode: Puts the network into the mode that it is used in, for the time of the call: evaluation mode.
         """
         padded, inside = _pad(image, self.tile_size, outside)
         shape = (padded.shape[1], padded.shape[2], padded.shape[3])
@@ -47,21 +65,16 @@ class SlidingWindow:
         weights = gaussian_weights(self.tile_size).to(image.device)
         total: torch.Tensor | None = None
         norm = torch.zeros(shape, device=image.device)
-        training = network.training
-        network.eval()
-        try:
-            with torch.inference_mode():
-                for starts, found in self._tiles(network, padded, tiles):
-                    if total is None:
-                        total = torch.zeros((found.shape[1], *shape), device=image.device)
-                    for start, tile in zip(starts, found, strict=True):
-                        box = tuple(slice(a, a + n) for a, n in zip(start, self.tile_size, strict=True))
-                        total[(slice(None), *box)] += tile * weights
-                        norm[box] += weights
-                assert total is not None
-                total /= norm
-        finally:
-            network.train(training)
+        with mode(network), torch.inference_mode():
+            for starts, found in self._tiles(network, padded, tiles):
+                if total is None:
+                    total = torch.zeros((found.shape[1], *shape), device=image.device)
+                for start, tile in zip(starts, found, strict=True):
+                    box = tuple(slice(a, a + n) for a, n in zip(start, self.tile_size, strict=True))
+                    total[(slice(None), *box)] += tile * weights
+                    norm[box] += weights
+            assert total is not None
+            total /= norm
         return total[(slice(None), *inside)]
 
     def _tiles(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seg3d.audit.ops import Finding, watch
+from seg3d.auditing.ops import Finding, watch
 from seg3d.build import training as build
 from seg3d.config import Config, as_config
 from seg3d.store import StoredVolume

@@ -3,55 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from seg3d.atomic import write_json
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, build_recipe, classes
 from seg3d.config import Config, load_config
-from seg3d.digest import sha256_file
+from seg3d.digest import sha256_file, sha256_tensors
 from seg3d.errors import DataError, Fault, FaultsError, RunError, Seg3dError
+from seg3d.inference.ensemble import McDropout
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.predictor import Predictor
 from seg3d.io import image_stem, read_header, read_volume, write_like
 from seg3d.training.outcome import chosen_checkpoint, read_weights
+from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 
 MANIFEST = "predictions.json"
+_AGREED = ("channels", "labels", "ignore_label", "recipe_sha256")  # of model.json: without these no mean makes sense
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A run whose network takes part in a prediction.
+
+    Attributes:
+        folder: The run.
+        network: Its network with the weights that it predicts with, on the CPU.
+        dropout: Its dropout rate.
+    """
+
+    folder: RunFolder
+    network: nn.Module
+    dropout: float
 
 
 def predict(
-    run: Path | str,
+    run: Path | str | Sequence[Path | str],
     inputs: Sequence[Path | str] = (),
     output: Path | str = "predictions",
     *,
     split: str | None = None,
     overrides: Sequence[str] = (),
+    mc_dropout: int | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """The label maps written, one per scan, under the scan's own file name.
 
+    Several runs, or several passes of dropout, are an ensemble: their probabilities are averaged, and maps of how
+    uncertain the mean is and how far they disagree are written to ``uncertainty`` in the folder of the answers.
+
     Args:
-        run: A run folder.
+        run: A run folder, or several whose probabilities are averaged; an audit folder stands for its finished runs.
+            How scans are tiled and cleaned up is as the first run says. Each network is loaded once and kept.
         inputs: Image files and folders of them.
         output: Folder of the answers.
         split: Instead of ``inputs``: predict the run's own ``"test"``, ``"val"`` or ``"train"`` cases, read from the
             dataset that its config names.
-        overrides: ``path=value`` settings on top of the run's config, such as ``predict.mirror=[x]``.
+        overrides: ``path=value`` settings on top of each run's config, such as ``predict.mirror=[x]``.
+        mc_dropout: Passes of each network with its dropout active, at least 2; its masks are keyed by the first run's
+            seed, the scan's name and the pass.
         tell: Called with a line for each scan.
 
     Raises:
         FaultsError: Some scans could not be predicted; the others are written.
-        Seg3dError: The run or the inputs cannot be used.
+        Seg3dError: The runs or the inputs cannot be used.
     """
-    folder = open_run_folder(Path(run))
-    config = load_config(folder.config, overrides)
-    predictor = load_predictor(folder, config)
+    folders = _open_runs([run] if isinstance(run, (Path, str)) else run)
+    _refuse_disagreement(folders, split)
+    if mc_dropout is not None:
+        _refuse_without_dropout(mc_dropout, folders, overrides)
+    config = load_config(folders[0].config, overrides)
+    members = _distinct([load_member(folder, overrides) for folder in folders], tell)
+    predictor = build_predictor(members, config, mc_dropout)
     if split is not None:
-        scans = _scans_of_split(folder, config, split)
+        scans = _scans_of_split(folders[0], config, split)
     else:
         scans = find_scans([Path(path) for path in inputs], len(predictor.channels))
     if not scans:
@@ -66,51 +97,155 @@ def predict(
         except Seg3dError as error:
             faults.append(Fault(scan.name, "not_predicted", str(error)))
             tell(f"{number}/{len(scans)} {scan.name}: failed")
-    _write_manifest(target, folder, [scan for scan in scans if target / scan.name in written])
+    _write_manifest(target, members, predictor.mc_dropout, [scan for scan in scans if target / scan.name in written])
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", faults)
     return written
 
 
-def load_predictor(folder: RunFolder, config: Config) -> Predictor:
-    """The network of a run with its best weights, ready to predict.
+def part_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Run and audit folders among the arguments of a command, and the other arguments, both in their order.
+
+    The first argument is a run whatever it holds, so that a wrong one is told.
+    """
+    runs = [path for number, path in enumerate(paths) if number == 0 or _is_run(path)]
+    return runs, [path for path in paths[1:] if not _is_run(path)]
+
+
+def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:
+    """A run's network with its best weights.
 
     Args:
         folder: The run.
-        config: Its config, perhaps with other ``predict`` settings.
+        overrides: Settings on top of its config.
 
     Raises:
         RunError: The checkpoint does not fit the config.
     """
-    model = read_json(folder.path / "model.json")
-    labels: dict[str, int] = model["labels"]
-    values = classes(labels, model["ignore_label"])
-    device = torch.device(build.device_type(config))
-    network = build.build_network(config, len(model["channels"]), len(values))
+    config, model = load_config(folder.config, overrides), read_json(folder.path / "model.json")
+    outputs = len(classes(model["labels"], model["ignore_label"]))
+    network = build.build_network(config, len(model["channels"]), outputs)
     try:
         network.load_state_dict(read_weights(folder))
     except RuntimeError as error:
         raise RunError("the weights do not fit the network of the config", where=folder.path, got=error) from error
+    return Member(folder, network.eval(), config.model.dropout)
+
+
+def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int | None = None) -> Predictor:
+    """The members' networks, ready to predict.
+
+    Args:
+        members: Runs that agree on channels, labels and preparation.
+        config: The first one's config, perhaps with other ``predict`` settings.
+        mc_dropout: Passes of each network with dropout active.
+    """
+    model = read_json(members[0].folder.path / "model.json")
+    labels: dict[str, int] = model["labels"]
+    device = torch.device(build.device_type(config))
+    network, *others = (member.network.to(device) for member in members)
     chosen = config.predict
     return Predictor(
-        network.to(device).eval(),
+        network,
         build.build_window(config),
         build_recipe(config, len(model["channels"])),
         tuple(model["channels"]),
-        values,
+        classes(labels, model["ignore_label"]),
         device,
         keep_largest=tuple(
             build.class_weights(dict.fromkeys(chosen.keep_largest, 1.0), labels, "predict.keep_largest", {})
         ),
         min_size_ml=build.class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {}),
+        others=tuple(others),
+        mc_dropout=None if mc_dropout is None else McDropout(mc_dropout, config.seed),
     )
 
 
-def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:
-    splits: dict[str, Any] = read_json(folder.splits)
+def _is_run(path: Path) -> bool:
+    return (path / RUN_MANIFEST).is_file() or any(path.glob(f"cells/*/{RUN_MANIFEST}"))
+
+
+def _open_runs(paths: Sequence[Path | str]) -> list[RunFolder]:
+    """The runs of run and audit folders; those of an audit are its finished ones, by name."""
+    found = []
+    for path in map(Path, paths):
+        if (path / RUN_MANIFEST).is_file() or not (path / "cells").is_dir():
+            found.append(open_run_folder(path))
+            continue
+        finished = [cell for cell in sorted((path / "cells").iterdir()) if RunFolder(cell).result.is_file()]
+        if not finished:
+            raise RunError("the audit folder holds no finished run", where=path, fix="Let 'seg3d audit' end.")
+        found += map(open_run_folder, finished)
+    if not found:
+        raise RunError("no run was given", expected="one run folder or more")
+    return found
+
+
+def _refuse_disagreement(folders: Sequence[RunFolder], split: str | None) -> None:
+    """Refuse runs whose answers cannot be averaged, and a part of the split that one of them may have learnt from."""
+    first, *others = folders
+    for folder in others:
+        ours, theirs = (read_json(each.path / "model.json") for each in (first, folder))
+        differing = [key for key in _AGREED if ours[key] != theirs[key]]
+        if differing:
+            raise RunError(
+                f"the run does not go with {first.path.name}: another {', '.join(differing)}",
+                where=folder.path,
+                got={key: theirs[key] for key in differing},
+                expected={key: ours[key] for key in differing},
+                fix="Average only runs of one dataset, prepared in one way.",
+            )
+        if split is not None and (unshared := set(_part(first, split)) ^ set(_part(folder, split))):
+            raise RunError(
+                f"the run does not go with {first.path.name}: other {split} cases",
+                where=folder.path,
+                got=f"in one of them only: {', '.join(sorted(unshared))}",
+                fix="Give scans that none of the runs was trained with.",
+            )
+
+
+def _refuse_without_dropout(passes: int, folders: Sequence[RunFolder], overrides: Sequence[str]) -> None:
+    """Refuse a single pass, and runs that were trained or are now built without dropout."""
+    if passes < 2:
+        raise RunError("too few passes to show a spread", where="--mc-dropout", got=passes, expected="2 passes or more")
+    for folder in folders:
+        if not all(load_config(folder.config, settings).model.dropout for settings in ((), overrides)):
+            raise RunError(
+                "there is no dropout to sample",
+                where=folder.path,
+                got="model.dropout = 0",
+                expected="a run trained with dropout",
+                fix="Train with model.dropout=0.1, or average several runs.",
+            )
+
+
+def _distinct(members: Sequence[Member], tell: Callable[[str], None]) -> list[Member]:
+    """The members without those whose weights are a former one's: to count them twice would feign agreement."""
+    if len(members) == 1:
+        return list(members)
+    kept: dict[str, Member] = {}
+    for member in members:
+        former = kept.setdefault(sha256_tensors(member.network.state_dict()), member)
+        if former is not member:
+            tell(f"{member.folder.path}: the same weights as {former.folder.path}, counted once")
+    if len(kept) == 1:
+        tell("NOTE: all runs have the same weights: this is no ensemble, and there is no uncertainty to map")
+    return list(kept.values())
+
+
+def _part(folder: RunFolder, split: str) -> list[str]:
+    """Cases of a part of a run's split.
+
+    Raises:
+        RunError: There is no such part.
+    """
     if split not in ("train", "val", "test"):
         raise RunError("unknown part of the split", where="--split", got=split, expected="train, val or test")
-    wanted = set(splits[split])
+    return sorted(read_json(folder.splits)[split])
+
+
+def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:
+    wanted = set(_part(folder, split))
     cases = [case for case in build_dataset(config).cases if case.case_id in wanted]
     absent = wanted - {case.case_id for case in cases}
     if absent:
@@ -132,28 +267,40 @@ def _refuse_overwriting_inputs(scans: Sequence[Scan], target: Path) -> None:
 
 def _predict_scan(predictor: Predictor, scan: Scan, target: Path, probabilities: bool) -> Path:
     header = read_header(scan.images[0])
-    found = predictor.predict([read_volume(path) for path in scan.images], probabilities=probabilities)
     path = target / scan.name
+    found = predictor.predict(
+        [read_volume(image) for image in scan.images], probabilities=probabilities, name=image_stem(path)
+    )
     target.mkdir(parents=True, exist_ok=True)
     write_like(path, found.label, header)
     for value, values in found.probabilities.items():
         name = f"{image_stem(path)}_probability_{value}{_suffix(path)}"
         write_like(target / "probabilities" / name, values, header)
+    for kind, values in found.uncertainty.items():
+        write_like(target / "uncertainty" / f"{image_stem(path)}_{kind}{_suffix(path)}", values, header)
     return path
 
 
-def _write_manifest(target: Path, folder: RunFolder, scans: Sequence[Scan]) -> None:
-    """What was predicted by which run, so that an evaluation can tell which cases it is about."""
+def _write_manifest(
+    target: Path, members: Sequence[Member], mc_dropout: McDropout | None, scans: Sequence[Scan]
+) -> None:
+    """What was predicted by which runs, so that an evaluation can tell which cases it is about."""
     if not scans:
         return
-    model = read_json(folder.path / "model.json")
-    write_json(
-        target / MANIFEST,
-        {
-            "run": folder.path.name,
-            "weights": sha256_file(chosen_checkpoint(folder).path),
-            "labels": model["labels"],
-            "ignore_label": model["ignore_label"],
-            "scans": [scan.name for scan in scans],
-        },
-    )
+    runs = [_identity(member) for member in members]
+    model = read_json(members[0].folder.path / "model.json")
+    content: dict[str, Any] = {
+        "labels": model["labels"],
+        "ignore_label": model["ignore_label"],
+        "scans": [scan.name for scan in scans],
+    }
+    if len(members) == 1:
+        content |= runs[0]
+    if len(members) > 1 or mc_dropout is not None:
+        content["members"] = [run | {"dropout": member.dropout} for run, member in zip(runs, members, strict=True)]
+        content["mc_dropout"] = None if mc_dropout is None else vars(mc_dropout)
+    write_json(target / MANIFEST, content)
+
+
+def _identity(member: Member) -> dict[str, str]:
+    return {"run": member.folder.path.name, "weights": sha256_file(chosen_checkpoint(member.folder).path)}

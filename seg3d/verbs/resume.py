@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.atomic import append_line, remove_leftovers
-from seg3d.audit.differences import changed_files, differences
+from seg3d.auditing.differences import changed_files, differences
 from seg3d.build import training as build
 from seg3d.cases import Split
 from seg3d.config import Config, load_config

@@ -40,6 +40,4 @@ def _refuse_unready(folder: RunFolder) -> None:
     if not folder.result.exists():
         raise RunError("the run has not ended", where=folder.path, fix="Continue it with 'seg3d resume'.")
     if not read_json(folder.splits)["test"]:
-        raise RunError(
-            "the run has no test cases", where=folder.path, fix="Train with data.split.test_share or folds."
-        )
+        raise RunError("the run has no test cases", where=folder.path, fix="Train with data.split.test_share or folds.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from seg3d.atomic import write_json
-from seg3d.audit.differences import changed_files
+from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import foreground
 from seg3d.cases import Split
@@ -59,6 +59,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     folder: Path | None = None,
+    tags: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = say,
 ) -> Path:
     """The folder of a finished run: prepares what is not prepared yet, trains, writes ``result.json``.
@@ -67,17 +68,23 @@ def train(
         config: A config or the path of one.
         overrides: ``path=value`` settings.
         folder: Folder of the run, which is not there yet; by default a new one in ``output_dir``.
+        tags: More tags of the MLflow run.
         tell: Called with a line for each epoch; a function that can be pickled.
 
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used.
     """
-    job = begin(as_config(config, overrides), tell, folder)
+    job = begin(as_config(config, overrides), tell, folder, tags)
     carry_out(job, tell)
     return job.folder.path
 
 
-def begin(config: Config, tell: Callable[[str], None] = say, folder: Path | None = None) -> Job:
+def begin(
+    config: Config,
+    tell: Callable[[str], None] = say,
+    folder: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Job:
     """A run that is about to start: data prepared, process set up, every setting resolved, folder made.
 
     Raises:
@@ -98,7 +105,7 @@ def begin(config: Config, tell: Callable[[str], None] = say, folder: Path | None
     _create(target, config, store, split, earlier, tell)
     job = Job(config, target, store, split)
     if config.tracking.enabled:
-        _start_tracking(job)
+        _start_tracking(job, tags or {})
     return job
 
 
@@ -236,7 +243,7 @@ def _steps_per_epoch(config: Config) -> int:
     return -(-patches // (batch * chosen.accumulate))
 
 
-def _start_tracking(job: Job) -> None:
+def _start_tracking(job: Job, tags: Mapping[str, str]) -> None:
     """Make the MLflow run and remember it in the run folder."""
     config, identity = job.config, job.folder.identity
     try:
@@ -245,7 +252,7 @@ def _start_tracking(job: Job) -> None:
             config.tracking.experiment or config.name,
             job.folder.path.name,
             config.model_dump(mode="json"),
-            {key: str(value) for key, value in identity.items()} | {"run_folder": job.folder.path.name},
+            {key: str(value) for key, value in identity.items()} | {"run_folder": job.folder.path.name, **tags},
         )
     except RunError:
         shutil.rmtree(job.folder.path)  # nothing was trained in it yet

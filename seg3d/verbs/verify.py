@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seg3d.audit.differences import RunDifference, compare_runs
+from seg3d.auditing.differences import RunDifference, compare_runs
 from seg3d.config import load_config
 from seg3d.errors import RunError
 from seg3d.training.run_folder import RunFolder, open_run_folder

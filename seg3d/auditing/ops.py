@@ -130,7 +130,7 @@ class OperatorWatch(TorchDispatchMode):
     """Collects calls of operators that are not deterministic on CUDA; use :func:`watch`."""
 
     def __init__(self, phase: str, tracker: ModuleTracker) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.calls = 0
         self.findings: dict[Finding, None] = {}
         self._phase = phase
@@ -160,9 +160,10 @@ def watch(phase: str) -> Iterator[OperatorWatch]:
         phase: What the block does, for the findings.
     """
     # anomaly mode has every node of the graph remember the line of its forward pass
-    with torch.autograd.set_detect_anomaly(True, check_nan=False), ModuleTracker() as tracker:
-        with OperatorWatch(phase, tracker) as found:
-            yield found
+    tracker = ModuleTracker()
+    anomaly = torch.autograd.set_detect_anomaly(True, check_nan=False)
+    with anomaly, tracker, OperatorWatch(phase, tracker) as found:
+        yield found
 
 
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
@@ -171,7 +172,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 def _calling_line() -> str:
     """File and line, outside of torch, of the call that is running; in a backward pass those of the forward call."""
-    node = torch._C._current_autograd_node()
+    node: Any = torch._C._current_autograd_node()
     if node is not None and "traceback_" in node.metadata:
         frames = [found.groups() for text in node.metadata["traceback_"] if (found := _FRAME.search(text))]
     else:

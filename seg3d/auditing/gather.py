@@ -1,0 +1,238 @@
+"""What the runs of an audit have in common and where they part, read from their folders."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seg3d.auditing.differences import differences, first_difference
+from seg3d.auditing.plan import AuditFolder, Cell
+from seg3d.auditing.spread import spread_of
+from seg3d.auditing.verdict import is_reproducible, verdict
+from seg3d.digest import sha256_arrays
+from seg3d.errors import RunError
+from seg3d.io import SUFFIXES, image_stem, read_label_map
+from seg3d.training.outcome import read_metrics, read_weights
+from seg3d.training.run_folder import RunFolder, read_json
+from seg3d.training.trace import read_trace
+
+SCORES = ("Dice", "IoU")
+
+
+def gather(folder: AuditFolder) -> dict[str, Any]:
+    """JSON of an audit whose runs are all done: scores, spreads, digests, where runs part, and a verdict.
+
+    Raises:
+        RunError: Runs have other test cases, or a folder is damaged.
+    """
+    plan = folder.read_plan()
+    runs = [_describe(folder, cell) for cell in plan.cells]
+    _refuse_other_cases(folder, runs)
+    names = runs[0]["labels"]
+    setups = {setup: _setup(folder, [run for run in runs if run["setup"] == setup], names) for setup in plan.setups}
+    disagreement = disagreeing_voxels(folder, plan.setups)
+    found = {
+        "study": plan.config["name"],
+        "plan_sha256": plan.digest,
+        "vary": plan.vary,
+        "labels": names,
+        "test_cases": runs[0]["cases"],
+        "runs": [{key: value for key, value in run.items() if key not in ("labels", "cases")} for run in runs],
+        "setups": setups,
+        "disagreement": disagreement,
+        "time_ratio": _time_ratio(setups),
+        "environment": _environment(folder, plan.cells),
+    }
+    return found | {"verdict": verdict(found), "reproducible": is_reproducible(found)}
+
+
+def _describe(folder: AuditFolder, cell: Cell) -> dict[str, Any]:
+    """What one run gave."""
+    run = folder.run(cell)
+    result, summary = read_json(run.result), read_json(run.test_scores)
+    maps = label_maps(run)
+    return {
+        "cell": cell.name,
+        "setup": cell.setup,
+        "run": cell.number,
+        "seed": result["seed"],
+        "weights_sha256": result["weights_sha256"],
+        "trace_sha256": result["trace_sha256"],
+        "predictions_sha256": sha256_arrays({case: read_label_map(path).data for case, path in maps.items()}),
+        "training_seconds": sum(row["seconds"] for row in read_metrics(run)),
+        "best_score": result["best_score"],
+        "scores": _scores(summary),
+        "labels": {label: entry["name"] for label, entry in summary["per_label"].items()},
+        "cases": sorted(maps),
+    }
+
+
+def _scores(summary: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Mean over the test cases of each score by label, and over the labels as ``"mean"``."""
+    found = {label: {score: _number(means[score]) for score in SCORES} for label, means in summary["mean"].items()}
+    return found | {"mean": {score: _number(summary["foreground_mean"][score]) for score in SCORES}}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _setup(folder: AuditFolder, runs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+    """What the runs of one set-up have in common and where they part."""
+    folders = [folder.cells / run["cell"] for run in runs]
+    return {
+        "scores": {
+            label: {score: asdict(spread_of([run["scores"][label][score] for run in runs])) for score in SCORES}
+            for label in (*names, "mean")
+        },
+        "distinct_weights": len({run["weights_sha256"] for run in runs}),
+        "distinct_predictions": len({run["predictions_sha256"] for run in runs}),
+        "parts_at": first_parting([read_trace(path / "trace.jsonl") for path in folders]),
+        "training_seconds": float(np.median([run["training_seconds"] for run in runs])),
+        "layers": weight_spread([read_weights(RunFolder(path), "last", averaged=False) for path in folders]),
+    }
+
+
+def first_parting(traces: Sequence[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """Epoch and batch of the first step at which any of the runs is not like the first; ``None``: never."""
+    found = [first_difference(traces[0], other) for other in traces[1:]]
+    places = [(place["epoch"], math.inf if place["batch"] is None else place["batch"]) for place in found if place]
+    if not places:
+        return None
+    epoch, batch = min(places)
+    return {"epoch": epoch, "batch": None if batch == math.inf else int(batch)}
+
+
+def weight_spread(runs: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, Any]]:
+    """By tensor of the network: mean and largest standard deviation of its values over runs, and their mean size."""
+    found = []
+    for name, first in runs[0].items():
+        if not first.is_floating_point():
+            continue
+        stacked = torch.stack([run[name].double() for run in runs])
+        # equal values have no spread, whatever rounding makes of their mean
+        sd = torch.where((stacked == stacked[0]).all(dim=0), 0.0, stacked.std(dim=0))
+        found.append(
+            {
+                "layer": name,
+                "mean_sd": float(sd.mean()),
+                "largest_sd": float(sd.max()),
+                "mean_size": float(stacked.abs().mean()),
+            }
+        )
+    return found
+
+
+def label_maps(run: RunFolder) -> dict[str, Path]:
+    """A run's label maps of its test cases, by case."""
+    return {image_stem(path): path for path in sorted(run.test.iterdir()) if path.name.lower().endswith(SUFFIXES)}
+
+
+def disagreeing_voxels(folder: AuditFolder, setups: Sequence[str]) -> dict[str, Any]:
+    """Voxels on which the runs of a set-up do not all agree, by case and set-up, and the case with the most."""
+    plan = folder.read_plan()
+    counts: dict[str, dict[str, int]] = {}
+    for setup in setups:
+        for case, maps in _maps_by_case(folder, [cell for cell in plan.cells if cell.setup == setup]).items():
+            counts.setdefault(case, {})[setup] = int(np.count_nonzero(disagreement_of(maps)))
+    worst = max(sorted(counts), key=lambda case: sum(counts[case].values()))
+    return {"voxels": counts, "worst_case": worst}
+
+
+def disagreement_of(paths: Sequence[Path]) -> NDArray[np.float32]:
+    """Share of runs that do not say what most say, by voxel ``(x, y, z)``; 0 where all agree."""
+    maps = np.stack([read_label_map(path).data[0] for path in paths])
+    most = np.zeros(maps.shape[1:], dtype=np.int64)
+    for value in np.unique(maps):
+        np.maximum(most, (maps == value).sum(axis=0), out=most)
+    share: NDArray[np.float32] = (1 - most / len(maps)).astype(np.float32)
+    return share
+
+
+def maps_of_case(folder: AuditFolder, setup: str, case: str) -> list[Path]:
+    """The label maps that the runs of a set-up gave for a case."""
+    return _maps_by_case(folder, [cell for cell in folder.read_plan().cells if cell.setup == setup])[case]
+
+
+def _maps_by_case(folder: AuditFolder, cells: Sequence[Cell]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for cell in cells:
+        for case, path in label_maps(folder.run(cell)).items():
+            found.setdefault(case, []).append(path)
+    return found
+
+
+def _refuse_other_cases(folder: AuditFolder, runs: Sequence[Mapping[str, Any]]) -> None:
+    other = [run["cell"] for run in runs if run["cases"] != runs[0]["cases"]]
+    if other:
+        raise RunError(
+            "runs of the audit have other test cases than the first",
+            where=folder.cells,
+            got=", ".join(other),
+            fix="The dataset was changed meanwhile: begin another audit.",
+        )
+
+
+def _time_ratio(setups: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Median training time of the deterministic runs over that of the fastest set-up."""
+    seconds = {setup: found["training_seconds"] for setup, found in setups.items()}
+    if "deterministic" not in seconds or min(seconds.values()) <= 0:
+        return None
+    return float(seconds["deterministic"] / min(seconds.values()))
+
+
+def _environment(folder: AuditFolder, cells: Sequence[Cell]) -> dict[str, Any]:
+    """What the runs were computed with, and what of it was not the same for all of them."""
+    first, *others = [read_json(folder.run(cell).environment) for cell in cells]
+    keys = sorted({key for other in others for key in differences(first, other)})
+    # the flags are what the set-ups are
+    odd = [key for key in keys if not key.startswith(("determinism.", "variables.CUBLAS"))]
+    return {
+        "cpu": first["cpu"]["model"],
+        "gpus": [gpu["name"] for gpu in first["gpus"]],
+        "torch": first["torch"]["version"],
+        "threads": first["torch"]["threads"],
+        "python": first["python"],
+        "differs_between_runs": odd,
+    }
+
+
+def write_tables(folder: AuditFolder, found: Mapping[str, Any]) -> None:
+    """``runs.csv``, ``cases.csv`` and ``layers.csv``."""
+    runs = []
+    for run in found["runs"]:
+        scores = {
+            f"{score}_{found['labels'].get(label, label)}": value
+            for label, of_label in run["scores"].items()
+            for score, value in of_label.items()
+        }
+        runs.append({key: value for key, value in run.items() if key != "scores"} | scores)
+    cases = [
+        {"cell": cell.name, "setup": cell.setup, "case": row["case"], "label": found["labels"][label], **metrics}
+        for cell in folder.read_plan().cells
+        for row in read_json(folder.run(cell).test_scores)["metric_per_case"]
+        for label, metrics in row["metrics"].items()
+    ]
+    layers = [{"setup": setup, **layer} for setup, of in found["setups"].items() for layer in of["layers"]]
+    for name, rows in (("runs", runs), ("cases", cases), ("layers", layers)):
+        write_rows(folder.path / f"{name}.csv", rows)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV of rows; its columns are all keys in the order in which they first come."""
+    from seg3d.atomic import atomic_path
+
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

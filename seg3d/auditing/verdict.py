@@ -1,0 +1,41 @@
+"""What an audit found, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """One sentence on an audit: which set-ups gave the same bits, and how far the others spread.
+
+    Args:
+        found: What :func:`seg3d.auditing.gather.gather` collected.
+    """
+    parts = [_of_setup(setup, of, found) for setup, of in found["setups"].items()]
+    return "; ".join(parts) + "."
+
+
+def is_reproducible(found: Mapping[str, Any]) -> bool:
+    """Whether deterministic runs of one seed, where there are any, gave the same bits."""
+    deterministic = found["setups"].get("deterministic")
+    return deterministic is None or found["vary"] == "seed" or deterministic["distinct_weights"] == 1
+
+
+def _of_setup(setup: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    runs = sum(run["setup"] == setup for run in found["runs"])
+    dice = of["scores"]["mean"]["Dice"]
+    if of["distinct_weights"] == 1 and of["distinct_predictions"] == 1:
+        return f"{runs} {setup} runs gave the same bits (Dice {_number(dice['mean'])}, SD 0)"
+    seeds = ", each with its own seed," if found["vary"] == "seed" and setup != "random" else ""
+    text = (
+        f"{runs} {setup} runs{seeds} gave {of['distinct_weights']} different networks: mean foreground Dice "
+        f"{_number(dice['mean'])}, SD {_number(dice['sd'])}, from {_number(dice['low'])} to {_number(dice['high'])}"
+    )
+    if setup == "deterministic" and found["vary"] == "nothing":
+        return f"NOT REPRODUCIBLE: {text}"
+    return text
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,173 @@
+"""Several answers to one scan: their mean, and how far they agree.
+
+The answers come from networks trained with other seeds or other data (deep ensembles, Lakshminarayanan et al., NeurIPS
+2017) or from one network whose dropout stays active (Monte-Carlo dropout, Gal and Ghahramani, ICML 2016). They are
+taken in one after the other, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from seg3d.inference.sliding import SlidingWindow, evaluating
+from seg3d.keyed import derived_seed
+
+
+@dataclass(frozen=True)
+class McDropout:
+    """How dropout is sampled.
+
+    Attributes:
+        passes: Predictions of each network, at least 2.
+        seed: Seed of the masks; they are keyed by scan and pass, so that they depend on no other scan. They do depend
+            on how the scan is tiled, on the batch of tiles and on the kind of device.
+
+    Source: Gal and Ghahramani, Dropout as a Bayesian approximation (ICML 2016).
+    """
+
+    passes: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.passes < 2:
+            raise ValueError(f"Monte-Carlo dropout has at least 2 passes, got {self.passes}")
+
+
+class Spread:
+    """Running mean and spread of class probabilities over members.
+
+    Held are mean and sum of squared deviations of each class and the mean of the members' entropies: ``2 class + 1``
+    maps, however many members there are. One must have been added before anything is asked for.
+
+    Source: Welford, Note on a method for calculating corrected sums of squares and products (Technometrics 1962).
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.mean = torch.empty(0)
+        self._squares = torch.empty(0)
+        self._entropy = torch.empty(0)
+
+    @torch.inference_mode()
+    def add(self, probabilities: torch.Tensor) -> None:
+        """Take in a member's probabilities ``(class, x, y, z)``; they are neither kept nor changed."""
+        if not self.members:
+            self.mean, self._squares = torch.zeros_like(probabilities), torch.zeros_like(probabilities)
+            self._entropy = torch.zeros_like(probabilities[0])
+        self.members += 1
+        for mean, squares, found in zip(self.mean, self._squares, probabilities, strict=True):
+            step = found - mean
+            mean.add_(step / self.members)
+            squares.add_(step * (found - mean))
+        self._entropy += (entropy(probabilities) - self._entropy) / self.members
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        """Entropy ``(x, y, z)`` of the mean, in nats: all that is uncertain; 0 to the log of the number of classes."""
+        return entropy(self.mean)
+
+    @property
+    @torch.inference_mode()
+    def mutual_information(self) -> torch.Tensor:
+        """Entropy of the mean less the mean of the members' entropies, ``(x, y, z)`` in nats: what members dispute.
+
+        0 where all members give the same probabilities, however unsure these are. Rounding may bring it below 0, which
+        the concavity of entropy excludes, so it is clamped.
+
+        Source: Houlsby et al., Bayesian active learning for classification (2011), eq. 2; Depeweg et al.,
+        Decomposition of uncertainty in Bayesian deep learning (ICML 2018).
+        """
+        return (self.entropy - self._entropy).clamp_(min=0.0)
+
+    @torch.inference_mode()
+    def sd(self, output: int) -> torch.Tensor:
+        """Population SD ``(x, y, z)`` over members of the probability of one of the network's outputs; 0 to 0.5.
+
+        The squares are divided by the number of members, not by one less: these members are the whole ensemble, and
+        entropies are their plain means too.
+        """
+        return (self._squares[output] / self.members).sqrt_()
+
+
+@torch.inference_mode()
+def entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy ``(x, y, z)`` of probabilities ``(class, x, y, z)``, in nats; a class of probability 0 adds nothing.
+
+    Source: Shannon, A mathematical theory of communication (1948): minus the sum over classes of p ln p.
+    """
+    total = torch.zeros_like(probabilities[0])
+    for share in probabilities:  # one map at a time
+        total += torch.special.entr(share)
+    return total.clamp_(min=0.0)  # a mean of float32 weights may end a rounding above 1
+
+
+def member_probabilities(
+    networks: Sequence[nn.Module],
+    window: SlidingWindow,
+    image: torch.Tensor,
+    outside: Sequence[float],
+    dropout: McDropout | None,
+    scan: str,
+) -> Iterator[torch.Tensor]:
+    """Each member's class probabilities ``(class, x, y, z)``, one after the other.
+
+    Args:
+        networks: Each gives one answer, or as many as there are passes of dropout.
+        window: How the image is tiled.
+        image: ``(channel, x, y, z)``.
+        outside: Value of each channel beyond the volume.
+        dropout: Sample dropout; the number of the pass runs on from network to network.
+        scan: Name of the scan in the keys of the masks.
+    """
+    if dropout is None:
+        for network in networks:
+            yield window.probabilities(network, image, outside)
+        return
+    for first, network in enumerate(networks):
+        for number in range(first * dropout.passes, (first + 1) * dropout.passes):
+            seed = derived_seed(dropout.seed, "mc-dropout", scan, number)
+            yield _sampled(network, window, image, outside, seed)
+
+
+def _sampled(
+    network: nn.Module, window: SlidingWindow, image: torch.Tensor, outside: Sequence[float], seed: int
+) -> torch.Tensor:
+    with seeded(seed, image.device):
+        return window.probabilities(network, image, outside, mode=sampling_dropout)
+
+
+@contextmanager
+def sampling_dropout(network: nn.Module) -> Iterator[None]:
+    """Inside the block dropout is active and all else, batch norm above all, in evaluation mode.
+
+    After it every module is in its own mode again. Dropout that is no module (a function called in ``forward``) is not
+    reached.
+    """
+    with evaluating(network):
+        for module in network.modules():
+            if isinstance(module, _DropoutNd):
+                module.train()
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's generators of the CPU and of ``device`` are seeded inside the block and as they were after it."""
+    cuda = device.type == "cuda"
+    before, before_cuda = torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None
+    try:
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):  # torch.manual_seed would seed every GPU
+                torch.cuda.manual_seed(seed)
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if before_cuda is not None:
+            torch.cuda.set_rng_state(before_cuda, device)

@@ -1,0 +1,123 @@
+"""Figures of an audit: scores by set-up, spread of weights by layer, where the runs' label maps disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from seg3d.atomic import atomic_path
+from seg3d.keyed import keyed
+from seg3d.reporting.figures import save_png
+from seg3d.reporting.panels import OKABE_ITO, PLANES, draw_slice, window_of
+from seg3d.volume import Spacing
+
+# fixed by name, so that a set-up has its colour in every report
+COLOURS = {"random": OKABE_ITO[5], "seeded": OKABE_ITO[1], "deterministic": OKABE_ITO[2]}
+_AXIAL = PLANES[0]
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """``stem.png`` and ``stem.svg``, holding the figure."""
+    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    save_png(figure, png)
+    FigureCanvasAgg(figure)
+    with atomic_path(svg) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    return [png, svg]
+
+
+def score_figure(found: Mapping[str, Any]) -> Figure:
+    """Dice and IoU of each label by set-up: a box for each set-up and a point for each run.
+
+    Args:
+        found: What :func:`seg3d.auditing.gather.gather` collected.
+    """
+    labels = dict(found["labels"])
+    figure = Figure(figsize=(2.6 * len(labels) + 2.2, 6.2), layout="constrained")
+    panels = figure.subplots(2, len(labels), squeeze=False)
+    for row, score in zip(panels, ("Dice", "IoU"), strict=True):
+        for axes, (label, name) in zip(row, labels.items(), strict=True):
+            values = {setup: of["scores"][label][score]["values"] for setup, of in found["setups"].items()}
+            _draw_boxes(axes, values)
+            axes.set_title(f"{name}: {score}", fontsize=10)
+        row[0].set_ylabel(f"{score}, mean over {len(found['test_cases'])} test cases")
+    return figure
+
+
+def layer_figure(found: Mapping[str, Any]) -> Figure:
+    """Mean standard deviation of the weights of each layer over the runs of a set-up, as share of their mean size."""
+    setups = found["setups"]
+    names = [layer["layer"] for layer in next(iter(setups.values()))["layers"]]
+    figure = Figure(figsize=(8.0, 0.9 + 0.17 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(names))
+    for number, (setup, of) in enumerate(setups.items()):
+        shares = [100 * _share(layer) for layer in of["layers"]]
+        height = 0.8 / len(setups)
+        axes.barh(places + (number - (len(setups) - 1) / 2) * height, shares, height, color=COLOURS[setup], label=setup)
+    axes.set_yticks(places, names, fontsize=7)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("SD over runs, % of the mean size of the layer's values after training")
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def disagreement_figure(
+    image: NDArray[Any],
+    shares: Mapping[str, NDArray[np.float32]],
+    spacing_mm: Spacing,
+    case: str,
+    window: tuple[float, float] | None = None,
+) -> Figure:
+    """The axial slice on which most voxels are in dispute, for each set-up: share of runs that differ from most.
+
+    Args:
+        image: ``(x, y, z)`` in RAS+ order.
+        shares: By set-up, share of runs that do not say what most say, ``(x, y, z)``.
+        spacing_mm: Of the voxels.
+        case: Its name.
+        window: Grey values drawn black and white.
+    """
+    disputed = sum(np.count_nonzero(share, axis=(0, 1)) for share in shares.values())
+    index = int(np.argmax(disputed))
+    figure = Figure(figsize=(3.4 * len(shares) + 0.9, 4.0), layout="constrained")
+    panels = figure.subplots(1, len(shares), squeeze=False)[0]
+    for axes, (setup, share) in zip(panels, shares.items(), strict=True):
+        draw_slice(axes, _AXIAL, index, image, spacing_mm, window or window_of(image))
+        picture = share[:, :, index].T
+        extent = (0, image.shape[0] * spacing_mm[0], 0, image.shape[1] * spacing_mm[1])
+        axes.imshow(np.ma.masked_equal(picture, 0), cmap="inferno", vmin=0, vmax=0.5, origin="lower", extent=extent)
+        axes.set_title(f"{setup}: {np.count_nonzero(share)} voxels", fontsize=10)
+    figure.colorbar(panels[0].images[-1], ax=list(panels), shrink=0.8, label="share of runs that differ from most")
+    figure.suptitle(f"{case}, axial slice {index + 1} of {image.shape[2]}; patient right on the left", fontsize=9)
+    return figure
+
+
+def _draw_boxes(axes: Axes, values: Mapping[str, Sequence[float | None]]) -> None:
+    for place, (setup, of) in enumerate(values.items()):
+        known = [value for value in of if value is not None]
+        axes.boxplot([known], positions=[place], widths=0.55, showfliers=False, medianprops={"color": "0.2"})
+        jitter = keyed(0, "jitter", setup).uniform(-0.14, 0.14, len(known))
+        axes.scatter(place + jitter, known, s=22, color=COLOURS[setup], edgecolors="0.2", linewidths=0.5, zorder=3)
+    axes.set_xticks(range(len(values)), [f"{setup}\n(n={len(of)})" for setup, of in values.items()], fontsize=8)
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    low, high = axes.get_ylim()
+    if high - low < 0.01:  # identical runs would be drawn on an axis of rounding errors
+        middle = (high + low) / 2
+        axes.set_ylim(middle - 0.005, middle + 0.005)
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _share(layer: Mapping[str, Any]) -> float:
+    return float(layer["mean_sd"] / layer["mean_size"]) if layer["mean_size"] else 0.0

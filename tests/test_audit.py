@@ -1,0 +1,258 @@
+"""Audits: idempotent runs, honest spreads, a verdict that can be bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from study import make_study
+from typer.testing import CliRunner
+
+import seg3d
+from seg3d.auditing.gather import disagreement_of, first_parting, weight_spread
+from seg3d.auditing.plan import AuditFolder, make_plan, parse_shard
+from seg3d.auditing.spread import spread_of
+from seg3d.auditing.verdict import is_reproducible
+from seg3d.cli import app
+from seg3d.errors import ConfigError, RunError
+
+SETTINGS = ["reproducibility.threads=1", "train.max_epochs=1", "data.split.val_share=0"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("audit"))
+
+
+@pytest.fixture(scope="module")
+def audited(config: Path) -> Path:
+    return seg3d.audit(config, SETTINGS, runs=2, setups=["random", "deterministic"], jobs=2)
+
+
+def found(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "audit.json").read_text())
+    return content
+
+
+def test_deterministic_runs_are_one_and_random_runs_are_several(audited: Path) -> None:
+    setups = found(audited)["setups"]
+    assert setups["deterministic"]["distinct_weights"] == setups["deterministic"]["distinct_predictions"] == 1
+    assert setups["deterministic"]["scores"]["mean"]["Dice"]["sd"] == 0
+    assert setups["deterministic"]["parts_at"] is None
+    assert all(layer["largest_sd"] == 0 for layer in setups["deterministic"]["layers"])
+    assert setups["random"]["distinct_weights"] == 2
+    assert setups["random"]["parts_at"] == {"epoch": 0, "batch": 0}
+    assert any(layer["largest_sd"] > 0 for layer in setups["random"]["layers"])
+    assert found(audited)["reproducible"] is True
+    assert "2 deterministic runs gave the same bits" in found(audited)["verdict"]
+
+
+def test_all_runs_are_scored_on_the_same_test_cases(audited: Path) -> None:
+    with (audited / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    cases = {row["cell"]: row["case"] for row in rows}
+    assert len(cases) == 4
+    assert len(set(cases.values())) == 1
+    with (audited / "runs.csv").open() as file:
+        assert [row["cell"] for row in csv.DictReader(file)] == [
+            "random-01",
+            "deterministic-01",
+            "random-02",
+            "deterministic-02",
+        ]
+
+
+def test_the_report_is_one_file_without_links(audited: Path) -> None:
+    page = (audited / "report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert page.count("data:image/png;base64,") == 3
+    assert found(audited)["verdict"] in page
+    kinds = {path.name for path in (audited / "figures").iterdir()}
+    assert kinds == {f"{name}.{kind}" for name in ("scores", "layers", "disagreement") for kind in ("png", "svg")}
+
+
+def test_a_second_call_does_only_what_is_missing(config: Path, audited: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    shutil.copytree(audited, folder)
+    shutil.rmtree(folder / "cells" / "random-02")
+    (folder / "cells" / "deterministic-02" / "test" / "summary.json").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("result.json")}
+    told: list[str] = []
+    again = seg3d.audit(
+        config, SETTINGS, runs=2, setups=["random", "deterministic"], jobs=2, output=folder, tell=told.append
+    )
+    assert again == folder
+    assert told[0] == "2 of 4 runs are done already"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    before, after = found(audited), found(folder)
+    assert after["runs"][1] == before["runs"][1]
+    assert after["runs"][2]["weights_sha256"] != before["runs"][2]["weights_sha256"]  # random, so another one
+
+
+def test_shards_share_the_runs_and_the_last_one_collects(config: Path, tmp_path: Path) -> None:
+    calls: list[list[str]] = [[], []]
+    for index in (1, 2):
+        seg3d.audit(
+            config,
+            SETTINGS,
+            runs=2,
+            setups=["seeded"],
+            shard=f"{index}/2",
+            output=tmp_path / "audit",
+            tell=calls[index - 1].append,
+        )
+        assert (tmp_path / "audit" / "audit.json").exists() == (index == 2)
+    assert calls[0][-1] == "1 runs of other shards are not done yet: seeded-02"
+    assert found(tmp_path / "audit")["setups"]["seeded"]["distinct_weights"] == 1
+
+
+def test_seeds_can_vary_instead_while_the_cases_stay(config: Path, tmp_path: Path) -> None:
+    folder = seg3d.audit(
+        config, SETTINGS, runs=2, setups=["deterministic"], vary="seed", jobs=2, output=tmp_path / "audit"
+    )
+    content = found(folder)
+    assert content["setups"]["deterministic"]["distinct_weights"] == 2
+    assert len({run["seed"] for run in content["runs"]}) == 2
+    assert content["reproducible"] is True  # other seeds are meant to differ
+    splits = {path.read_text() for path in folder.rglob("splits.json")}
+    assert len(splits) == 1
+
+
+def test_an_audit_killed_at_any_moment_loses_nothing_and_does_nothing_twice(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    command = [sys.executable, "-m", "seg3d.cli", "audit", str(config), *SETTINGS, "--runs", "2"]
+    command += ["--setups", "deterministic", "--output", str(folder)]
+    seed = int.from_bytes(os.urandom(4), "little")
+    done: dict[Path, int] = {}
+    for kill in range(1):
+        delay = random.Random(seed + kill).uniform(4, 12)
+        print(f"seed {seed + kill}: SIGKILL after {delay:.2f} s")
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path, stamp in done.items():
+            assert path.stat().st_mtime_ns == stamp
+        done = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert found(folder)["setups"]["deterministic"]["distinct_weights"] == 1
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    blocker = folder / "cells" / "seeded-01"
+    blocker.mkdir(parents=True)
+    (blocker / "in the way").touch()
+    with pytest.raises(Exception, match=r"1 of 2 runs failed; seeded-01: .*there already"):
+        seg3d.audit(config, SETTINGS, runs=2, setups=["seeded"], output=folder)
+    assert (folder / "cells" / "seeded-02" / "result.json").exists()
+    shutil.rmtree(blocker)
+    seg3d.audit(config, SETTINGS, runs=2, setups=["seeded"], output=folder)
+    assert found(folder)["setups"]["seeded"]["distinct_weights"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--runs", "1"], "at least two runs"),
+        (["--setups", "lucky"], "set-ups are named once each"),
+        (["--shard", "3/2"], "a shard is i/n"),
+        (["--executor", "moon"], "unknown executor"),
+        (["--vary", "weather"], "unknown choice"),
+        (["--jobs", "0"], "at least one run"),
+    ],
+)
+def test_bad_requests_are_one_clear_message(config: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    output = tmp_path / "none"
+    done = CliRunner().invoke(app, ["audit", str(config), *arguments, "--output", str(output)])
+    assert message in str(done.exception)
+    assert isinstance(done.exception, ConfigError)
+    assert not output.exists()
+
+
+def test_slurm_is_refused_where_it_does_not_exist(config: Path, tmp_path: Path) -> None:
+    if shutil.which("srun"):
+        pytest.skip("there is Slurm")
+    with pytest.raises(ConfigError, match="executor cannot be used here"):
+        seg3d.audit(config, SETTINGS, runs=2, setups=["seeded"], executor="slurm", output=tmp_path / "audit")
+
+
+def test_a_folder_keeps_its_plan(audited: Path, config: Path) -> None:
+    with pytest.raises(RunError, match="another plan"):
+        seg3d.audit(config, [*SETTINGS, "seed=5"], runs=2, setups=["seeded"], output=audited)
+    folder = AuditFolder(audited)
+    assert folder.read_plan().digest == json.loads(folder.plan_file.read_text())["digest"]
+
+
+def test_shards_are_a_partition() -> None:
+    plan = make_plan({}, ("random", "seeded"), 5, "nothing", 3)
+    parts = [plan.shard(index, 3) for index in (1, 2, 3)]
+    assert sorted(cell.name for part in parts for cell in part) == sorted(cell.name for cell in plan.cells)
+    assert parse_shard("2/5") == (2, 5)
+    assert parse_shard(None) == (1, 1)
+    for bad in ("0/2", "3/2", "2", "a/b", "1/0"):
+        with pytest.raises(ConfigError):
+            parse_shard(bad)
+
+
+def test_a_spread_has_the_chi_square_interval() -> None:
+    found = spread_of([1.0, 2.0, 3.0, 4.0, 5.0, None])
+    assert found.mean == 3
+    assert found.sd == pytest.approx(1.5811, abs=1e-4)
+    # by the table: chi-square with 4 degrees of freedom has quantiles 0.4844 and 11.1433
+    assert (found.sd_low, found.sd_high) == pytest.approx((0.9473, 4.5435), abs=1e-3)
+    assert (spread_of([0.1] * 3).sd, spread_of([0.1] * 3).mean) == (0, 0.1)
+    assert spread_of([None]).mean is None
+    assert spread_of([2.0]).sd is None
+
+
+def test_disagreement_is_the_share_of_runs_that_differ_from_most(tmp_path: Path) -> None:
+    maps = [[0, 1, 2, 0], [0, 1, 1, 0], [0, 2, 0, 1]]
+    paths = []
+    for number, values in enumerate(maps):
+        path = tmp_path / f"{number}.nii.gz"
+        nib.save(nib.Nifti1Image(np.array(values, dtype=np.uint8).reshape(4, 1, 1), np.eye(4)), path)
+        paths.append(path)
+    assert disagreement_of(paths).ravel() == pytest.approx([0, 1 / 3, 2 / 3, 1 / 3])
+
+
+def test_weights_spread_by_layer() -> None:
+    runs = [
+        {"a": torch.tensor([1.0, 5.0]), "n": torch.tensor(3)},
+        {"a": torch.tensor([3.0, 5.0]), "n": torch.tensor(4)},
+    ]
+    (layer,) = weight_spread(runs)
+    assert layer["largest_sd"] == pytest.approx(2**0.5)
+    assert layer["mean_sd"] == pytest.approx(2**0.5 / 2)
+
+
+def test_the_earliest_parting_counts() -> None:
+    def trace(hashes: str) -> list[dict[str, Any]]:
+        return [{"epoch": 0, "batch": i, "hash": text, "loss": text} for i, text in enumerate(hashes)]
+
+    assert first_parting([trace("abcd"), trace("abcx"), trace("abyz")]) == {"epoch": 0, "batch": 2}
+    assert first_parting([trace("ab"), trace("ab")]) is None
+
+
+def test_deterministic_runs_that_differ_are_not_reproducible() -> None:
+    def of(weights: int, vary: str) -> dict[str, Any]:
+        return {"setups": {"deterministic": {"distinct_weights": weights}}, "vary": vary}
+
+    assert is_reproducible(of(1, "nothing"))
+    assert not is_reproducible(of(2, "nothing"))
+    assert is_reproducible(of(2, "seed"))
