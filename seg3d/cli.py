@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from seg3d import __version__
 from seg3d.errors import Seg3dError
@@ -266,6 +267,40 @@ def evaluate(
     else:
         print(format_summary(summary))
         print(output)
+
+
+class _ManyAgainst(TyperCommand):
+    """A command whose --against takes every value up to the next option: ``A... --against B...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its values, which is what the parser understands."""
+        spread: list[str] = []
+        option = ""
+        for arg in args:
+            follows = option == "--against" and spread[-1] != "--against" and not arg.startswith("-")
+            spread += ["--against", arg] if follows else [arg]
+            option = arg if arg.startswith("-") else option
+        return super().parse_args(ctx, spread)
+
+
+@app.command(cls=_ManyAgainst)
+def compare(
+    a: Annotated[list[Path], typer.Argument(metavar="A...", help="Run folders or audits, several seeds each.")],
+    against: Annotated[list[Path], typer.Option("--against", metavar="B...", help="Those of the other side.")],
+    metric: Annotated[str, typer.Option(help="Dice, HD95_mm or another.")] = "Dice",
+    label: Annotated[str | None, typer.Option(help="Value or name of a label instead of the mean over all.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE.json", help="Write the result.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Is A better than B, or is it the seeds and the cases? Runs are scored on their test cases first."""
+    from seg3d.verbs.compare import compare as call
+    from seg3d.verbs.compare import format_comparison
+
+    found = call(a, against, metric=metric, label=label, output=output, tell=_to_stderr)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        print(format_comparison(found))
 
 
 @app.command()

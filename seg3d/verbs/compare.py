@@ -11,17 +11,8 @@ from typing import Any
 import numpy as np
 
 from seg3d.atomic import write_json
-from seg3d.auditing.effects import (
-    Array,
-    Estimate,
-    Needed,
-    decompose,
-    estimate,
-    mean_over_labels,
-    needed_for_half,
-    superiority,
-    variance_shares,
-)
+from seg3d.auditing import effects as chance
+from seg3d.auditing.effects import Array, Estimate, Needed
 from seg3d.errors import DataError, RunError
 from seg3d.keyed import keyed
 from seg3d.training.run_folder import MANIFEST, open_run_folder, read_json
@@ -147,8 +138,8 @@ def compare(
     table = _table(runs_a, runs_b, metric, label)
     warnings += [*_doubts("A", runs_a), *_doubts("B", runs_b), *_doubts_about_both(runs_a, runs_b), *table.doubts]
     higher = metric in HIGHER_IS_BETTER
-    effects = decompose(table.a, table.b)
-    found = estimate(effects, keyed(seed, "compare", "interval"), resamples)
+    effects = chance.decompose(table.a, table.b)
+    found = chance.estimate(effects, keyed(seed, "compare", "interval"), resamples)
     better = {0: None, 1: "A", -1: "B"}[found.sign if higher else -found.sign]
     comparison = Comparison(
         metric=metric,
@@ -162,9 +153,11 @@ def compare(
         mean_b=float(table.b.mean()),
         estimate=found,
         better=better,
-        variance_shares=variance_shares(effects),
-        probability_a_better=superiority(effects, keyed(seed, "compare", "superiority"), higher_is_better=higher),
-        needed=needed_for_half(effects),
+        variance_shares=chance.variance_shares(effects),
+        probability_a_better=chance.superiority(
+            effects, keyed(seed, "compare", "superiority"), higher_is_better=higher
+        ),
+        needed=chance.needed_for_half(effects),
         resamples=resamples,
         seed=seed,
         warnings=tuple(warnings),
@@ -250,7 +243,7 @@ def _table(runs_a: Sequence[Run], runs_b: Sequence[Run], metric: str, label: str
     values = np.stack([_values(run, metric, labels) for run in runs])
     names = sorted(runs[0].scores)
     left_out = _left_out(values, names, len(runs_a))
-    scores = mean_over_labels(values)
+    scores = chance.mean_over_labels(values)
     counts = np.isfinite(scores[0])
     if counts.sum() < 2:
         raise DataError(
