@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import is_reproducible
 from seg3d.cli import app
 from seg3d.errors import ConfigError, RunError
+from seg3d.phantom import PhantomSpec, write_phantom_dataset
 
+DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 SETTINGS = ["reproducibility.threads=1", "train.max_epochs=1", "data.split.val_share=0"]
 
 
@@ -197,6 +200,24 @@ def test_a_folder_keeps_its_plan(audited: Path, config: Path) -> None:
         seg3d.audit(config, [*SETTINGS, "seed=5"], runs=2, setups=["seeded"], output=audited)
     folder = AuditFolder(audited)
     assert folder.read_plan().digest == json.loads(folder.plan_file.read_text())["digest"]
+
+
+def test_the_demo_is_audited_in_three_set_ups_and_mirrored_in_mlflow(tmp_path: Path) -> None:
+    write_phantom_dataset(tmp_path / "data", PhantomSpec(cases=8, shape=(64, 48, 24)))
+    uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
+    settings = [f"data.source={tmp_path / 'data'}", f"data.store={tmp_path / 'store'}", f"tracking.uri={uri}"]
+    small = ["data.num_workers=0", "model.features=[4,8]", "sampling.patches_per_epoch=8", "train.max_epochs=1"]
+    arguments = ["audit", str(DEMO), *settings, *small, "--runs", "3", "--jobs", "2", "--output", str(tmp_path / "a")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "a" / "report.html")
+    assert found(tmp_path / "a")["setups"]["deterministic"]["distinct_weights"] == 1
+    client = mlflow.MlflowClient(uri)
+    records = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    (parent,) = [record for record in records if "mlflow.parentRunId" not in record.data.tags]
+    children = [record for record in records if record.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(child.data.tags["setup"] for child in children) == sorted(["random", "seeded", "deterministic"] * 3)
+    assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
 
 
 def test_shards_are_a_partition() -> None:

@@ -207,6 +207,52 @@ def test_a_random_run_goes_on_with_the_seed_that_it_drew(config: Path, tmp_path:
     assert result_of(run)["seed"] == seed
 
 
+def prepare_in_process(config: Path) -> None:
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stderr(nothing):
+        seg3d.prepare(config)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_killed_preparation_loses_nothing_and_does_nothing_twice(tmp_path: Path, seed: int) -> None:
+    config = make_study(tmp_path, cases=6)
+    delay = random.Random(seed).uniform(0.0, 0.5)
+    print(f"seed {seed}: SIGKILL after {delay:.3f} s")
+    process = start(prepare_in_process, config)
+    process.join(delay)
+    kill(process)
+    store = tmp_path / "store"
+    before = {path: path.stat().st_mtime_ns for path in store.glob("[!.]*.h5")}
+    prepared = seg3d.prepare(config)
+    assert len(prepared.labelled) == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not list(store.glob(".tmp-*"))
+
+
+def test_a_killed_preparation_does_not_leave_its_draft_for_ever(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    process = start(die_while_writing, config)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (draft,) = (tmp_path / "store").glob(".tmp-*.h5")
+    seg3d.prepare(config)
+    assert not draft.exists()
+
+
+def die_while_writing(config: Path) -> None:
+    """Prepare until the first volume is there under its temporary name."""
+    import seg3d.atomic as atomic
+
+    original = atomic.publish
+
+    def lethal(draft: Path, path: Path) -> None:
+        if path.suffix == ".h5":
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(draft, path)
+
+    atomic.publish = lethal
+    seg3d.prepare(config)
+
+
 def test_a_changed_config_is_told_and_refused_unless_allowed(config: Path, tmp_path: Path) -> None:
     run = stopped_run(config, tmp_path / "run", [])
     text = (run / "config.yaml").read_text()

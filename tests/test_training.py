@@ -43,7 +43,7 @@ DIGESTS = (
 )
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
 def test_a_run_is_the_same_to_the_last_bit_for_any_number_of_workers(
     config: Path, reference: Path, workers: int
 ) -> None:

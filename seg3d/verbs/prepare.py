@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from seg3d.atomic import write_json
+from seg3d.atomic import remove_leftovers, write_json
 from seg3d.build.dataset import build_dataset, build_recipe
 from seg3d.cases import Case, Dataset
 from seg3d.config import Config, as_config
@@ -124,6 +124,7 @@ def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError("the store folder cannot be made", where=folder, got=error) from error
+    remove_leftovers(folder)
     digests = FileDigests(folder / "sources.json")
     jobs, missing = [], []
     for case in dataset.cases:
