@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 from seg3d.auditing.effects import (
     Effects,
@@ -20,6 +21,7 @@ from seg3d.auditing.effects import (
     superiority,
     variance_shares,
 )
+from seg3d.cli import app
 from seg3d.errors import DataError, RunError
 from seg3d.keyed import keyed
 from seg3d.training.run_folder import SCHEMA_VERSION
@@ -260,6 +262,19 @@ def test_a_clear_difference_is_said_plainly_and_written(tmp_path: Path) -> None:
     )
     assert format_comparison(found).splitlines()[-1] == found.sentence
     assert json.loads(output.read_text()) == json.loads(json.dumps(found.as_dict()))
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_the_command_line_takes_several_runs_on_both_sides(tmp_path: Path, repeated: bool) -> None:
+    a, b = draw(keyed(0, "runs"), 4, 3, 12, (0.01, 0.01, 0.01, 0.01), 0.1)
+    left, right = ([str(run) for run in make_side(tmp_path, name, of)] for name, of in (("a", a), ("b", b)))
+    against = [x for run in right for x in ("--against", run)] if repeated else ["--against", *right]
+    done = CliRunner().invoke(app, ["compare", *left, *against, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (len(found["runs_a"]), len(found["runs_b"])) == (4, 3)
+    plain = CliRunner().invoke(app, ["compare", *left, *against])
+    assert plain.stdout.strip().splitlines()[-1] == found["sentence"]
 
 
 def test_the_sides_swapped_give_the_mirrored_answer(tmp_path: Path) -> None:

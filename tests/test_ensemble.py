@@ -18,9 +18,11 @@ import torch
 from scans import oblique_affine, write_nifti
 from study import losses_of, make_study
 from torch import nn
+from typer.testing import CliRunner
 
 import seg3d
 from seg3d.build.training import build_network
+from seg3d.cli import app
 from seg3d.config import load_config
 from seg3d.errors import DataError, RunError
 from seg3d.inference.ensemble import McDropout, Spread, entropy, sampling_dropout, seeded
@@ -550,3 +552,14 @@ def test_runs_among_the_arguments_are_told_from_scans(runs: list[Path], source: 
 def test_nothing_to_predict_is_told_for_ensembles_too(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to predict"):
         seg3d.predict(runs, [], tmp_path / "out")
+
+
+def test_the_command_line_averages_runs_and_samples_dropout(runs: list[Path], source: Path, tmp_path: Path) -> None:
+    several = CliRunner().invoke(app, ["predict", *map(str, runs[:2]), str(source), "--output", str(tmp_path / "a")])
+    assert several.exit_code == 0, several.output
+    sampled = ["predict", str(runs[0]), str(source), "--output", str(tmp_path / "b"), "--mc-dropout", "2"]
+    assert CliRunner().invoke(app, sampled).exit_code == 0
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert len(list((folder / "uncertainty").iterdir())) == 3
+    assert len(manifest(tmp_path / "a")["members"]) == 2
+    assert manifest(tmp_path / "b")["mc_dropout"]["passes"] == 2

@@ -23,7 +23,7 @@ from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.checkpoints import load_plain
-from seg3d.training.environment import code_patch, describe_environment
+from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.outcome import read_metrics, read_progress, summarise
 from seg3d.training.progress import Progress
@@ -98,6 +98,8 @@ def begin(
     config = build.resolve(config)
     if config.reproducibility.mode == "random":
         tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
+    if config.train.precision == "bf16" and not has_fast_bf16(build.device_type(config)):
+        tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
     build.build_reproducibility(config).apply(config.seed)
     make_trainer(build.build_fit_settings(config))  # what this machine cannot do is told before a run folder is made
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
