@@ -61,13 +61,16 @@ def layer_figure(found: Mapping[str, Any]) -> Figure:
     for number, (setup, of) in enumerate(setups.items()):
         shares = [100 * _share(layer) for layer in of["layers"]]
         height = 0.8 / len(setups)
-        axes.barh(places + (number - (len(setups) - 1) / 2) * height, shares, height, color=COLOURS[setup], label=setup)
+        middle = places + (number - (len(setups) - 1) / 2) * height
+        # a set-up without spread has no bars, which should not look like something forgotten
+        label = setup if any(shares) else f"{setup} (0 in every layer)"
+        axes.barh(middle, shares, height, color=COLOURS[setup], label=label)
     axes.set_yticks(places, names, fontsize=7)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("SD over runs, % of the mean size of the layer's values after training")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(setups), frameon=False)
     return figure
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,11 @@ class Recorder(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> Path | None:
         """Write a checkpoint; all ranks call this, rank 0 writes and is told where."""
+        write = partial(trainer.save_checkpoint, weights_only=False)  # optimiser and progress too
         if trainer.global_rank != 0:
-            trainer.save_checkpoint(self.folder.checkpoints / "unused")  # the strategy waits for all ranks
+            write(self.folder.checkpoints / "unused")  # the strategy waits for all ranks
             return None
-        return save_checkpoint(self.folder.checkpoints, "last", trainer.global_step, trainer.save_checkpoint)
+        return save_checkpoint(self.folder.checkpoints, "last", trainer.global_step, write)
 
     def _flush_steps(self) -> None:
         """Bring the losses from their device, all at once."""
