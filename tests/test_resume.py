@@ -192,6 +192,20 @@ def test_a_run_without_a_checkpoint_starts_again(config: Path, undisturbed: Path
     assert digests(run) == digests(undisturbed)
 
 
+@pytest.mark.parametrize("stops_early", [False, True])
+def test_a_run_killed_between_its_last_checkpoint_and_its_result_trains_no_further(
+    config: Path, tmp_path: Path, stops_early: bool
+) -> None:
+    still = ["train.max_epochs=6", "train.early_stop_patience=1", "train.optimizer.learning_rate=1e-12"]
+    early = [*still, "model.norm=none", "train.ema_decay=null"]
+    run = seg3d.train(config, [*OFTEN, *(early if stops_early else [])], folder=tmp_path / "run")
+    before = digests(run)
+    assert before["epochs"] == 3
+    (run / "result.json").unlink()
+    seg3d.resume(run)
+    assert digests(run) == before
+
+
 def test_a_finished_run_is_left_as_it_is(undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     told: list[str] = []

@@ -81,8 +81,9 @@ class Recorder(pl.Callback):
             self._certifier.go_on(certificates[-1])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the time of an epoch that was interrupted."""
+        """Count the time of an epoch that was interrupted; a run that had come to its end trains no further."""
         self._started = time.perf_counter() - self._progress.epoch_seconds
+        trainer.should_stop = trainer.should_stop or self._is_over
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin an epoch."""
@@ -123,9 +124,12 @@ class Recorder(pl.Callback):
         path = self._save(trainer)
         if better and path is not None:
             copy_as_best(path)
+        trainer.should_stop = trainer.should_stop or self._is_over
+
+    @property
+    def _is_over(self) -> bool:
         stale = self._patience is not None and self._progress.stale > self._patience
-        if stale or self._progress.epoch == self._stop_after:
-            trainer.should_stop = True
+        return stale or (self._progress.epoch == self._stop_after and self._progress.batches == 0)
 
     def _write_epoch(self, trainer: pl.Trainer, module: SegmentationModule, better: bool) -> None:
         row = self._row(trainer, module)
