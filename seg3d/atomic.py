@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from seg3d.errors import RunError
 
 # several machines may write into one folder, so a process is known by machine and number
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
@@ -68,6 +71,27 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: ``value`` holds NaN or an infinity, which JSON does not know.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """This process alone works in a folder while the block runs; the system frees it when the process dies.
+
+    Args:
+        folder: An existing folder; a file ``.lock`` is left in it.
+        wait: Wait for another process instead of giving up.
+
+    Raises:
+        RunError: Another process works in it.
+    """
+    with (folder / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise RunError(
+                "another process is working in this folder", where=folder, fix="Wait until it has ended, or stop it."
+            ) from error
+        yield
 
 
 def append_line(path: Path, text: str) -> None:

@@ -275,11 +275,24 @@ class _ManyAgainst(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the option before each of its values, which is what the parser understands."""
         spread: list[str] = []
-        option = ""
+        option, values = "", 0  # the last option, and how many values have followed it
         for arg in args:
-            follows = option == "--against" and spread[-1] != "--against" and not arg.startswith("-")
-            spread += ["--against", arg] if follows else [arg]
-            option = arg if arg.startswith("-") else option
+            name, equals, value = arg.partition("=")
+            if arg.startswith("-"):
+                if option == "--against" and values == 0:
+                    raise Seg3dError("nothing follows --against", fix="Give the runs of the other side after it.")
+                option, values = name, int(bool(equals))
+                spread += (
+                    ["--against", value] if name == "--against" and equals else [] if name == "--against" else [arg]
+                )
+                continue
+            values += 1
+            if option == "--against":
+                spread += ["--against", arg]
+            elif option and "--against" in spread and (values > 1 or option in ("--json", "--help")):
+                raise Seg3dError("runs stand before other options", got=arg, fix="A... --against B... [options]")
+            else:
+                spread.append(arg)
         return super().parse_args(ctx, spread)
 
 

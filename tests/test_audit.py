@@ -24,12 +24,13 @@ from typer.testing import CliRunner
 
 import seg3d
 from seg3d.auditing.gather import disagreement_of, first_parting, weight_spread
-from seg3d.auditing.plan import AuditFolder, make_plan, parse_shard
+from seg3d.auditing.plan import AuditFolder, Cell, make_plan, parse_shard
 from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import is_reproducible
 from seg3d.cli import app
 from seg3d.errors import ConfigError, RunError
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
+from seg3d.verbs.audit import run_cell
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 SETTINGS = ["reproducibility.threads=1", "train.max_epochs=1", "data.split.val_share=0"]
@@ -156,6 +157,42 @@ def test_an_audit_killed_at_any_moment_loses_nothing_and_does_nothing_twice(conf
     assert found(folder)["setups"]["deterministic"]["distinct_weights"] == 1
 
 
+def test_runs_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    folder = tmp_path / "audit"
+    seg3d.audit(study, SETTINGS, runs=2, setups=["seeded"], shard="1/2", output=folder)
+    for image in sorted((tmp_path / "data" / "imagesTr").iterdir()):
+        scan = nib.load(image)
+        nib.save(nib.Nifti1Image(np.asanyarray(scan.dataobj)[::-1], scan.affine, scan.header), image)
+    with pytest.raises(RunError, match="made from other data"):
+        seg3d.audit(study, SETTINGS, runs=2, setups=["seeded"], output=folder)
+
+
+def test_local_runs_see_the_gpus_that_the_audit_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """submitit hides all GPUs from a local job that asks for none."""
+    seen: list[str | None] = []
+    monkeypatch.setattr("seg3d.verbs.audit._make_run", lambda *_: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    for devices in ("0,1", "all", None):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert run_cell(tmp_path, Cell("seeded", 1, 0), devices) is None
+    assert seen == ["0,1", None, ""]
+
+
+def test_an_audit_without_test_cases_is_refused_before_anything_is_trained(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs test cases"):
+        seg3d.audit(config, [*SETTINGS, "data.split.test_share=0"], runs=2, output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_number_of_jobs_is_the_same_audit(config: Path, audited: Path) -> None:
+    threads = AuditFolder(audited).read_plan().config["reproducibility"]["threads"]
+    assert threads == 1
+    without = [setting for setting in SETTINGS if "threads" not in setting]
+    told: list[str] = []
+    seg3d.audit(config, without, runs=2, setups=["random", "deterministic"], jobs=1, output=audited, tell=told.append)
+    assert told[0] == "4 of 4 runs are done already"
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_made(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "audit"
     blocker = folder / "cells" / "seeded-01"
@@ -272,7 +309,7 @@ def test_the_earliest_parting_counts() -> None:
 
 def test_deterministic_runs_that_differ_are_not_reproducible() -> None:
     def of(weights: int, vary: str) -> dict[str, Any]:
-        return {"setups": {"deterministic": {"distinct_weights": weights}}, "vary": vary}
+        return {"setups": {"deterministic": {"distinct_weights": weights, "distinct_predictions": 1}}, "vary": vary}
 
     assert is_reproducible(of(1, "nothing"))
     assert not is_reproducible(of(2, "nothing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from seg3d.auditing.effects import (
     variance_shares,
 )
 from seg3d.cli import app
-from seg3d.errors import DataError, RunError
+from seg3d.errors import DataError, RunError, Seg3dError
 from seg3d.keyed import keyed
 from seg3d.training.run_folder import SCHEMA_VERSION
 from seg3d.verbs.compare import Comparison, compare, format_comparison
@@ -275,6 +276,27 @@ def test_the_command_line_takes_several_runs_on_both_sides(tmp_path: Path, repea
     assert (len(found["runs_a"]), len(found["runs_b"])) == (4, 3)
     plain = CliRunner().invoke(app, ["compare", *left, *against])
     assert plain.stdout.strip().splitlines()[-1] == found["sentence"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a1", "--against", "b1", "--json", "b2"],
+        ["a1", "--against", "b1", "--metric", "IoU", "b2"],
+        ["--against", "--metric", "IoU", "a1"],
+    ],
+)
+def test_runs_are_never_put_on_the_wrong_side(arguments: list[str]) -> None:
+    done = CliRunner().invoke(app, ["compare", *arguments])
+    assert isinstance(done.exception, Seg3dError)
+    assert re.search("runs stand before other options|nothing follows --against", str(done.exception))
+
+
+def test_an_equals_sign_begins_a_side_too(tmp_path: Path) -> None:
+    runs = [str(run) for run in make_side(tmp_path, "r", draw(keyed(0, "runs"), 4, 3, 12, (0.01,) * 4)[0])]
+    done = CliRunner().invoke(app, ["compare", runs[0], runs[1], f"--against={runs[2]}", runs[3], "--json"])
+    assert done.exit_code == 0, done.output
+    assert [len(json.loads(done.stdout)[side]) for side in ("runs_a", "runs_b")] == [2, 2]
 
 
 def test_the_sides_swapped_give_the_mirrored_answer(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ import pytest
 from study import make_study, result_of
 
 import seg3d
+from seg3d.atomic import exclusive
+from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
 from seg3d.training.checkpoints import list_checkpoints
+from seg3d.training.outcome import chosen_checkpoint, read_weights
 from seg3d.training.run_folder import open_run_folder
 
 DIGESTS = ("weights_sha256", "optimizer_sha256", "trace_sha256", "best_score", "identity_sha256", "epochs", "steps")
@@ -39,7 +42,9 @@ def undisturbed(config: Path) -> Path:
 
 def digests(run: Path) -> dict[str, Any]:
     found = result_of(run)
-    return {key: found[key] for key in DIGESTS}
+    chosen = chosen_checkpoint(open_run_folder(run))  # that predictions are made with
+    weights = sha256_tensors(read_weights(open_run_folder(run)))
+    return {key: found[key] for key in DIGESTS} | {"best_step": chosen.step, "best_weights": weights}
 
 
 def server() -> Any:
@@ -174,6 +179,54 @@ def test_other_settings_resume_exactly_too(config: Path, tmp_path: Path, overrid
     assert (run / "sampling.jsonl").read_text() == (whole / "sampling.jsonl").read_text()
 
 
+def test_a_run_killed_before_its_best_checkpoint_was_copied_keeps_it(
+    config: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    last_epoch = chosen_checkpoint(open_run_folder(undisturbed)).step
+    run = tmp_path / undisturbed.name
+    with monkeypatch.context() as patch:
+        patch.setattr("seg3d.training.callbacks.copy_as_best", lambda path: die(path))
+        with pytest.raises(BaseException):  # noqa: B017, PT011
+            seg3d.train(config, OFTEN, folder=run)
+    assert not list_checkpoints(run / "checkpoints", "best")
+    seg3d.resume(run)
+    assert chosen_checkpoint(open_run_folder(run)).step == last_epoch
+    assert digests(run) == digests(undisturbed)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(config: Path, tmp_path: Path) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    with exclusive(run), pytest.raises(RunError, match="another process is working"):
+        seg3d.resume(run)
+    seg3d.resume(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("metrics.csv", lambda path: path.unlink(), "missing or shorter"),
+        ("metrics.csv", lambda path: path.write_text(""), "missing or shorter"),
+        ("sampling.jsonl", lambda path: path.write_text(""), "missing or shorter"),
+        ("sampling.jsonl", lambda path: path.write_text("{\n"), "damaged"),
+        ("trace.jsonl", lambda path: path.unlink(), "missing or damaged"),
+        ("trace.jsonl", lambda path: path.write_bytes(b"\xff\xfe"), "missing or damaged"),
+        ("trace.jsonl", lambda path: path.write_text("3\n"), "damaged"),
+    ],
+)
+def test_a_damaged_record_is_told_and_left_as_it_is(
+    config: Path, tmp_path: Path, name: str, damage: Callable[[Path], object], message: str
+) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    damage(run / name)
+    before = (run / name).read_bytes() if (run / name).exists() else None
+    with pytest.raises(RunError, match=message):
+        seg3d.resume(run)
+    assert ((run / name).read_bytes() if (run / name).exists() else None) == before
+
+
 def test_a_torn_checkpoint_is_noticed_and_the_earlier_one_is_used(
     config: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +328,7 @@ def test_a_changed_config_is_told_and_refused_unless_allowed(config: Path, tmp_p
         seg3d.resume(run)
     seg3d.resume(run, allow_changed=True)
     assert result_of(run)["epochs"] == 4
+    assert result_of(run)["changed"] == ["config train.max_epochs: 3 -> 4"]
     assert "max_epochs" in (run / "resumed.jsonl").read_text()
 
 

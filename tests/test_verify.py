@@ -6,6 +6,7 @@ import getpass
 import json
 import platform
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,48 @@ def test_the_first_epochs_alone_can_be_verified(run: Path) -> None:
     found = seg3d.verify(run, epochs=1)
     assert found.identical
     assert (found.epochs, found.steps) == (1, 4)
+
+
+def test_a_run_that_is_not_what_it_recorded_is_not_verified(run: Path, tmp_path: Path) -> None:
+    torn, lying = tmp_path / "torn", tmp_path / "lying"
+    shutil.copytree(run, torn)
+    checkpoint = min((torn / "checkpoints").iterdir())
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(RunError, match="checkpoints are damaged"):
+        seg3d.verify(torn)
+    shutil.copytree(run, lying)
+    result = json.loads((lying / "result.json").read_text())
+    (lying / "result.json").write_text(json.dumps(result | {"best_score": 0.99}))
+    with pytest.raises(RunError, match=r"does not say what the run gave.*best_score"):
+        seg3d.verify(lying)
+
+
+def test_a_run_is_verified_from_within_its_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    assert seg3d.verify(".", epochs=1).identical
+
+
+def test_the_trace_holds_the_learning_rate_of_each_step(run: Path) -> None:
+    rates = [float.fromhex(line["learning_rate"]) for line in read_trace(run / "trace.jsonl") if "loss" in line]
+    assert rates == pytest.approx([1e-3 * (1 - step / 8) ** 0.9 for step in range(8)])
+
+
+def test_a_split_file_that_changed_does_not_change_what_is_verified(config: Path, tmp_path: Path) -> None:
+    parts = json.loads((seg3d.train(config, ["train.max_epochs=1"]) / "splits.json").read_text())
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps(parts))
+    run = seg3d.train(config, ["train.max_epochs=1", "data.split.kind=file", f"data.split.file={file}"])
+    file.write_text(json.dumps(parts | {"val": parts["test"], "test": parts["val"]}))
+    assert seg3d.verify(run).identical
+
+
+def test_weights_that_are_not_numbers_equal_themselves() -> None:
+    bad = torch.tensor([1.0, float("nan")])
+    assert compare_tensors({"a": bad}, {"a": bad.clone()}) == []
+    (layer,) = compare_tensors({"a": bad}, {"a": torch.ones(2)})
+    assert layer.largest is None
 
 
 def test_a_random_run_is_found_to_differ_with_its_first_step(config: Path) -> None:

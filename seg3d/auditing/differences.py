@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from seg3d.digest import sha256_tensors
 from seg3d.training.checkpoints import Checkpoint, list_checkpoints, load_plain
 from seg3d.training.outcome import network_weights
 from seg3d.training.run_folder import RunFolder, read_json, read_yaml
@@ -23,7 +25,7 @@ class LayerDifference:
 
     Attributes:
         name: Its name in the network.
-        largest: Largest absolute difference; ``None`` where only one side has it, or in another shape.
+        largest: Largest absolute difference; ``None`` where only one side has it, or in another shape, or not finite.
         mean: Mean absolute difference.
         values: Number of values that differ.
         of: Number of values.
@@ -91,7 +93,7 @@ def compare_runs(a: RunFolder, b: RunFolder, *, epochs: int | None = None) -> Ru
         layers=layers,
         layers_at=step,
         config={key: value for key, value in config.items() if not key.startswith(_WITHOUT_EFFECT)},
-        data=changed_files(*(read_json(run.data) for run in (a, b))),
+        data=[*changed_files(*(read_json(run.data) for run in (a, b))), *_changed_split(a, b)],
         environment=differences(*(read_json(run.environment) for run in (a, b))),
     )
 
@@ -139,10 +141,15 @@ def compare_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.
         if one is None or other is None or one.shape != other.shape:
             size = next(tensor.numel() for tensor in (one, other) if tensor is not None)
             found.append(LayerDifference(name, None, None, size, size))
-        elif not torch.equal(one, other):
+        elif sha256_tensors({name: one}) != sha256_tensors({name: other}):  # bits, so that NaN equals itself
             gap = (one.double() - other.double()).abs()
-            found.append(LayerDifference(name, float(gap.max()), float(gap.mean()), int((gap != 0).sum()), gap.numel()))
+            largest, mean = (_finite(float(value)) for value in (gap.max(), gap.mean()))
+            found.append(LayerDifference(name, largest, mean, int((gap != 0).sum()), gap.numel()))
     return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -167,6 +174,11 @@ def changed_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[s
         else:
             found += _changes(case, old[case], new[case])
     return found
+
+
+def _changed_split(a: RunFolder, b: RunFolder) -> list[str]:
+    parts = differences(*(read_json(run.splits) for run in (a, b)))
+    return [f"the {part} cases are not the same" for part in parts]
 
 
 def _changes(case: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ def gather(folder: AuditFolder) -> dict[str, Any]:
     """
     plan = folder.read_plan()
     runs = [_describe(folder, cell) for cell in plan.cells]
-    _refuse_other_cases(folder, runs)
+    _refuse_other_data(folder, runs)
     names = runs[0]["labels"]
     setups = {setup: _setup(folder, [run for run in runs if run["setup"] == setup], names) for setup in plan.setups}
     disagreement = disagreeing_voxels(folder, plan.setups)
@@ -67,6 +67,8 @@ def _describe(folder: AuditFolder, cell: Cell) -> dict[str, Any]:
         "seed": result["seed"],
         "weights_sha256": result["weights_sha256"],
         "trace_sha256": result["trace_sha256"],
+        "data_sha256": result["data_sha256"],
+        "split_sha256": result["split_sha256"],
         "predictions_sha256": sha256_arrays({case: read_label_map(path).data for case, path in maps.items()}),
         "training_seconds": sum(row["seconds"] for row in read_metrics(run)),
         "best_score": result["best_score"],
@@ -124,9 +126,9 @@ def weight_spread(runs: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, 
         found.append(
             {
                 "layer": name,
-                "mean_sd": float(sd.mean()),
-                "largest_sd": float(sd.max()),
-                "mean_size": float(stacked.abs().mean()),
+                "mean_sd": _number(float(sd.mean())),
+                "largest_sd": _number(float(sd.max())),
+                "mean_size": _number(float(stacked.abs().mean())),
             }
         )
     return found
@@ -171,11 +173,12 @@ def _maps_by_case(folder: AuditFolder, cells: Sequence[Cell]) -> dict[str, list[
     return found
 
 
-def _refuse_other_cases(folder: AuditFolder, runs: Sequence[Mapping[str, Any]]) -> None:
-    other = [run["cell"] for run in runs if run["cases"] != runs[0]["cases"]]
+def _refuse_other_data(folder: AuditFolder, runs: Sequence[Mapping[str, Any]]) -> None:
+    same = ("cases", "data_sha256", "split_sha256")
+    other = [run["cell"] for run in runs if any(run[key] != runs[0][key] for key in same)]
     if other:
         raise RunError(
-            "runs of the audit have other test cases than the first",
+            "runs of the audit were made from other data or have other test cases than the first",
             where=folder.cells,
             got=", ".join(other),
             fix="The dataset was changed meanwhile: begin another audit.",

@@ -19,22 +19,27 @@ def verdict(found: Mapping[str, Any]) -> str:
 def is_reproducible(found: Mapping[str, Any]) -> bool:
     """Whether deterministic runs of one seed, where there are any, gave the same bits."""
     deterministic = found["setups"].get("deterministic")
-    return deterministic is None or found["vary"] == "seed" or deterministic["distinct_weights"] == 1
+    return deterministic is None or found["vary"] == "seed" or _is_one(deterministic)
 
 
 def _of_setup(setup: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     runs = sum(run["setup"] == setup for run in found["runs"])
     dice = of["scores"]["mean"]["Dice"]
-    if of["distinct_weights"] == 1 and of["distinct_predictions"] == 1:
+    if _is_one(of):
         return f"{runs} {setup} runs gave the same bits (Dice {_number(dice['mean'])}, SD 0)"
     seeds = ", each with its own seed," if found["vary"] == "seed" and setup != "random" else ""
     text = (
-        f"{runs} {setup} runs{seeds} gave {of['distinct_weights']} different networks: mean foreground Dice "
+        f"{runs} {setup} runs{seeds} gave {of['distinct_weights']} different networks and "
+        f"{of['distinct_predictions']} different predictions: mean foreground Dice "
         f"{_number(dice['mean'])}, SD {_number(dice['sd'])}, from {_number(dice['low'])} to {_number(dice['high'])}"
     )
     if setup == "deterministic" and found["vary"] == "nothing":
         return f"NOT REPRODUCIBLE: {text}"
     return text
+
+
+def _is_one(of: Mapping[str, Any]) -> bool:
+    return bool(of["distinct_weights"] == 1 and of["distinct_predictions"] == 1)
 
 
 def _number(value: float | None) -> str:

@@ -14,7 +14,7 @@ from seg3d.config.tree import Config
 from seg3d.digest import sha256_json
 
 # where things lie and how many processes work on them changes no result
-_WITHOUT_EFFECT = (
+WITHOUT_EFFECT = (
     "output_dir",
     "data.source",
     "data.store",
@@ -40,7 +40,7 @@ def show(config: Config) -> str:
 def config_digest(config: Config) -> str:
     """SHA-256 of what can change a result: all but paths of data and output, workers, progress and tracking."""
     tree = config.model_dump(mode="json")
-    for dotted in _WITHOUT_EFFECT:
+    for dotted in WITHOUT_EFFECT:
         *parents, last = dotted.split(".")
         section = tree
         for parent in parents:

@@ -123,4 +123,4 @@ def _draw_boxes(axes: Axes, values: Mapping[str, Sequence[float | None]]) -> Non
 
 
 def _share(layer: Mapping[str, Any]) -> float:
-    return float(layer["mean_sd"] / layer["mean_size"]) if layer["mean_size"] else 0.0
+    return float(layer["mean_sd"] / layer["mean_size"]) if layer["mean_size"] and layer["mean_sd"] else 0.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,7 @@ class Recorder(pl.Callback):
         self._pending: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._started = 0.0
         self._validated = False
+        self._learning_rate = math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain values."""
@@ -91,13 +93,19 @@ class Recorder(pl.Callback):
         self._pending, self._validated = [], False
         self._started = time.perf_counter()
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rate of the step; when it ends the schedule has gone on already."""
+        self._learning_rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record a step; the loss stays on its device until records are written, so that nothing waits for it."""
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         done = self._progress
-        self._pending.append((_step_record(trainer, batch, batch_idx), loss.detach()))
+        self._pending.append((self._step_record(trainer, batch, batch_idx), loss.detach()))
         done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
@@ -118,8 +126,9 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, SegmentationModule)
         better = self._note_score(pl_module)
         self._flush_steps()
+        centres = _of_all_ranks(trainer, self._progress.centres)
         if trainer.global_rank == 0:
-            self._write_epoch(trainer, pl_module, better)
+            self._write_epoch(trainer, pl_module, better, centres)
         self._progress.end()
         path = self._save(trainer)
         if better and path is not None:
@@ -131,13 +140,15 @@ class Recorder(pl.Callback):
         stale = self._patience is not None and self._progress.stale > self._patience
         return stale or (self._progress.epoch == self._stop_after and self._progress.batches == 0)
 
-    def _write_epoch(self, trainer: pl.Trainer, module: SegmentationModule, better: bool) -> None:
+    def _write_epoch(
+        self, trainer: pl.Trainer, module: SegmentationModule, better: bool, centres: Sequence[tuple[Any, ...]]
+    ) -> None:
         row = self._row(trainer, module)
         self.history.append(row)
         self._trace.add(_epoch_record(trainer, module, row["val_dice"]))
         self._trace.flush()
-        centres = [(case, (x, y, z)) for case, x, y, z in self._progress.centres]
-        certificate = self._certifier.certify(trainer.current_epoch, centres)
+        placed = [(case, (x, y, z)) for case, x, y, z in centres]
+        certificate = self._certifier.certify(trainer.current_epoch, placed)
         append_line(self.folder.sampling, json.dumps(certificate, sort_keys=True))
         _append_row(self.folder.metrics, row)
         self._tell(_line(row, trainer.max_epochs, better))
@@ -177,7 +188,16 @@ class Recorder(pl.Callback):
         self._progress.stale = 0 if better else self._progress.stale + 1
         if better:
             self._progress.best_score = score
+            self._progress.best_step = module.global_step
         return better
+
+    def _step_record(self, trainer: pl.Trainer, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
+        return {
+            "epoch": trainer.current_epoch,
+            "batch": batch_idx,
+            "learning_rate": exact(self._learning_rate),
+            "batch_sha256": hashlib.sha256("".join(batch["sha256"]).encode()).hexdigest(),
+        }
 
     def _row(self, trainer: pl.Trainer, module: SegmentationModule) -> dict[str, float]:
         done = self._progress
@@ -185,7 +205,7 @@ class Recorder(pl.Callback):
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),
             "train_loss": sum(done.losses) / len(done.losses),
-            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "learning_rate": self._learning_rate,
             "seconds": done.epoch_seconds,
             "patches_per_second": len(done.centres) * trainer.world_size / done.epoch_seconds,
             "val_dice": mean_dice(module.scores) if self._validated else math.nan,
@@ -212,13 +232,13 @@ def generator_sha256() -> str:
     return sha256_tensors(states)
 
 
-def _step_record(trainer: pl.Trainer, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any]:
-    return {
-        "epoch": trainer.current_epoch,
-        "batch": batch_idx,
-        "learning_rate": exact(trainer.optimizers[0].param_groups[0]["lr"]),
-        "batch_sha256": hashlib.sha256("".join(batch["sha256"]).encode()).hexdigest(),
-    }
+def _of_all_ranks(trainer: pl.Trainer, centres: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The patches of every rank; all ranks call this."""
+    if trainer.world_size == 1:
+        return centres
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, centres)
+    return [centre for part in gathered for centre in part]
 
 
 def _epoch_record(trainer: pl.Trainer, module: SegmentationModule, score: float) -> dict[str, Any]:
@@ -236,12 +256,13 @@ def _epoch_record(trainer: pl.Trainer, module: SegmentationModule, score: float)
 
 
 def _append_row(path: Path, row: Mapping[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow({k: "" if math.isnan(v) else int(v) if k in ("epoch", "step") else v for k, v in row.items()})
+    values = {k: "" if math.isnan(v) else int(v) if k in ("epoch", "step") else v for k, v in row.items()}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    if not path.exists():
+        writer.writeheader()
+    writer.writerow(values)
+    append_line(path, text.getvalue().rstrip("\n"))
 
 
 def _line(row: Mapping[str, float], max_epochs: int | None, better: bool) -> str:

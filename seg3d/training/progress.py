@@ -20,6 +20,7 @@ class Progress:
         epoch_seconds: Time spent on them.
         seconds: Time spent on the epochs before.
         best_score: Best validation Dice so far.
+        best_step: Optimiser steps done then.
         stale: Validations since then.
         trace_lines: Lines of the trace.
         trace_sha256: Hash of its last line.
@@ -32,6 +33,7 @@ class Progress:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best_score: float | None = None
+    best_step: int = -1
     stale: int = 0
     trace_lines: int = 0
     trace_sha256: str = START

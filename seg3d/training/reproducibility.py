@@ -51,8 +51,7 @@ class Reproducibility:
         torch.backends.cudnn.allow_tf32 = self.tf32
         deterministic = self.mode == "deterministic"
         if deterministic:
-            # read when CUDA starts; without it cuBLAS may choose another algorithm in every call
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            choose_cublas_workspace()
         torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
@@ -65,6 +64,11 @@ class Reproducibility:
             random.seed(derived_seed(seed, "python"))
             np.random.seed(derived_seed(seed, "numpy") % 2**32)  # noqa: NPY002
             torch.manual_seed(derived_seed(seed, "torch"))
+
+
+def choose_cublas_workspace() -> None:
+    """Set what cuBLAS reads when CUDA starts; without it it may choose another algorithm in every call."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def chance_seed() -> int:

@@ -96,16 +96,40 @@ class RunFolder:
         """A line for each time that the run was continued."""
         return self.path / "resumed.jsonl"
 
+    def changes(self) -> list[str]:
+        """What had changed in config, data or code when the run was continued all the same; empty as a rule."""
+        if not self.resumed.exists():
+            return []
+        records = [json.loads(line) for line in self.resumed.read_text(encoding="utf-8").splitlines()]
+        return [line for record in records for line in record["changed"]]
+
     def certificates(self) -> list[dict[str, Any]]:
-        """The sampling certificates of the epochs done."""
-        return [json.loads(line) for line in self.sampling.read_text().splitlines()] if self.sampling.exists() else []
+        """The sampling certificates of the epochs done.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        if not self.sampling.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self.sampling.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise RunError("a file of the run is damaged", where=self.sampling, got=error) from error
 
     def keep_epochs(self, epochs: int) -> None:
         """Cut ``metrics.csv`` and ``sampling.jsonl`` back to their first epochs, an incomplete last line included."""
         for path, header in ((self.metrics, 1), (self.sampling, 0)):
+            lines: list[str] = []
             if path.exists():
                 lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[: header + epochs]
                 write_text(path, "".join(lines)) if epochs else path.unlink()
+            if epochs and (not path.exists() or len(lines) < header + epochs):
+                raise RunError(
+                    "a record of the run is missing or shorter than its checkpoint says",
+                    where=path,
+                    expected=f"{epochs} epochs",
+                    fix="The file was changed after it was written; train again.",
+                )
 
     def create(
         self, config: Mapping[str, Any], config_yaml: str, documents: Mapping[str, Any], identity: Mapping[str, Any]
@@ -184,7 +208,7 @@ def latest_run(output_dir: Path, config_name: str) -> RunFolder | None:
         if (path / MANIFEST).is_file():
             try:
                 content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-                if content["config"]["name"] == config_name and (path / "data.json").is_file():
+                if content["config"]["name"] == config_name and json.loads((path / "data.json").read_text())["cases"]:
                     found.append((content["started"], path))
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # of another schema, or damaged: it says nothing about this run

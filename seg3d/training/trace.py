@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,8 @@ def rewind_trace(path: Path, lines: int, last: str) -> None:
     Raises:
         RunError: The trace is shorter, or its chain does not lead to the hash ``last``.
     """
-    kept = path.read_text(encoding="utf-8").splitlines()[:lines] if lines else []
-    write_text(path, "".join(f"{line}\n" for line in kept))
-    records = read_trace(path)
+    kept = _lines(path)[:lines] if lines else []
+    records = _checked(kept, path)
     found = records[-1]["hash"] if records else START
     if len(records) != lines or found != last:
         raise RunError(
@@ -72,6 +71,7 @@ def rewind_trace(path: Path, lines: int, last: str) -> None:
             expected=f"{lines} lines, hash {last}",
             fix="The file was changed after it was written; train again.",
         )
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def exact(value: float) -> str:
@@ -85,11 +85,22 @@ def read_trace(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: A line is unreadable or does not continue the chain.
     """
+    return _checked(_lines(path), path)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError("the trace is missing or damaged", where=path, got=error) from error
+
+
+def _checked(lines: Sequence[str], path: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     last = START
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = dict(json.loads(line))
             last, expected = record.pop("hash"), _link(last, record)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError("the trace is damaged", where=f"{path}, line {number}", got=error) from error

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seg3d.atomic import exclusive
 from seg3d.auditing.plan import AuditFolder, AuditPlan, Cell, make_plan, parse_shard
+from seg3d.build import training as build
 from seg3d.config import Config, as_config
 from seg3d.errors import ConfigError, Seg3dError
 from seg3d.training.run_folder import read_json
@@ -59,14 +61,19 @@ def audit(
     index, of = parse_shard(shard)
     if executor not in EXECUTORS:
         raise ConfigError("unknown executor", where="--executor", got=executor, expected=" or ".join(EXECUTORS))
-    plan = plan_audit(as_config(config, overrides), runs, setups, vary, jobs)
-    study = as_config(Config.model_validate(plan.config))
+    chosen = as_config(config, overrides)
+    if output is not None and AuditFolder(output).plan_file.exists() and chosen.reproducibility.threads is None:
+        # however many runs are made at a time now: another number of threads would be another audit
+        chosen = _with_threads(chosen, AuditFolder(output).read_plan().config["reproducibility"]["threads"])
+    plan = plan_audit(chosen, runs, setups, vary, jobs)
+    study = Config.model_validate(plan.config)
     folder = AuditFolder(output or Path(study.output_dir) / f"audit-{study.name}-{plan.digest[:8]}")
-    prepare(study)
+    _refuse_without_test_cases(study)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_plan(plan)
-    if study.tracking.enabled:
-        _start_parent(study, folder)
+    with exclusive(folder.path, wait=True):  # several shards may begin at once
+        folder.write_plan(plan)
+        if study.tracking.enabled:
+            _start_parent(study, folder)
     missing = [cell for cell in plan.shard(index, of) if not folder.is_done(cell)]
     tell(f"{len(plan.shard(index, of)) - len(missing)} of {len(plan.shard(index, of))} runs are done already")
     _execute(folder, missing, jobs, executor, tell)
@@ -88,9 +95,8 @@ def plan_audit(config: Config, runs: int, setups: Sequence[str], vary: str, jobs
         raise ConfigError("at least one run is made at a time", where="--jobs", got=jobs)
     chosen, split = config.reproducibility, config.data.split
     threads = chosen.threads or max(1, (os.cpu_count() or 1) // jobs)
-    study = config.model_copy(
+    study = _with_threads(config, threads).model_copy(
         update={
-            "reproducibility": chosen.model_copy(update={"threads": threads}),
             "data": config.data.model_copy(
                 update={"split": split.model_copy(update={"seed": config.seed if split.seed is None else split.seed})}
             ),
@@ -99,8 +105,33 @@ def plan_audit(config: Config, runs: int, setups: Sequence[str], vary: str, jobs
     return make_plan(study.model_dump(mode="json"), setups, runs, vary, config.seed)
 
 
-def run_cell(audit_folder: Path, cell: Cell) -> str | None:
-    """Why a run of an audit could not be made, ``None`` when it was: errors do not cross processes well."""
+def _with_threads(config: Config, threads: int) -> Config:
+    chosen = config.reproducibility.model_copy(update={"threads": threads})
+    return config.model_copy(update={"reproducibility": chosen})
+
+
+def _refuse_without_test_cases(study: Config) -> None:
+    """Prepare the data; raise where nothing would be left to score."""
+    store = prepare(study)
+    if not build.build_split(study, store.labelled, store.groups).test:
+        raise ConfigError(
+            "an audit needs test cases", where="data.split", fix="Set data.split.test_share, or kind kfold."
+        )
+
+
+def run_cell(audit_folder: Path, cell: Cell, devices: str | None) -> str | None:
+    """Why a run of an audit could not be made, ``None`` when it was: errors do not cross processes well.
+
+    Args:
+        audit_folder: The audit.
+        cell: Which run.
+        devices: GPUs to see, as ``CUDA_VISIBLE_DEVICES``, or ``"all"``: submitit hides them from local jobs. ``None``:
+            those that the scheduler gave.
+    """
+    if devices == "all":
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    elif devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices
     try:
         _make_run(AuditFolder(audit_folder), cell)
     except Seg3dError as error:
@@ -132,6 +163,7 @@ def _execute(folder: AuditFolder, cells: Sequence[Cell], jobs: int, executor: st
     except RuntimeError as error:  # submitit's word for a cluster that is not there
         what = "this executor cannot be used here"
         raise ConfigError(what, where="--executor", got=executor, fix=str(error)) from error
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "all") if executor == "local" else None
     waiting = list(cells)
     running: dict[str, Any] = {}
     failures: dict[str, str] = {}
@@ -139,7 +171,7 @@ def _execute(folder: AuditFolder, cells: Sequence[Cell], jobs: int, executor: st
         # a Slurm cluster queues by itself
         while waiting and (executor == "slurm" or len(running) < jobs):
             cell = waiting.pop(0)
-            running[cell.name] = pool.submit(run_cell, folder.path, cell)
+            running[cell.name] = pool.submit(run_cell, folder.path, cell, devices)
         for name, job in list(running.items()):
             if job.done():
                 del running[name]

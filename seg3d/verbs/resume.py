@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from seg3d.atomic import append_line, remove_leftovers
+from seg3d.atomic import append_line, exclusive, remove_leftovers
 from seg3d.auditing.differences import changed_files, differences
 from seg3d.build import training as build
 from seg3d.cases import Split
-from seg3d.config import Config, load_config
+from seg3d.config import WITHOUT_EFFECT, Config, load_config
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, newest_sound, read_checkpoint
+from seg3d.training.checkpoints import Checkpoint, copy_as_best, newest_sound, read_checkpoint
 from seg3d.training.environment import describe_code, describe_environment
 from seg3d.training.outcome import read_progress
 from seg3d.training.progress import Progress
@@ -40,9 +40,15 @@ def resume(run: Path | str, *, allow_changed: bool = False, tell: Callable[[str]
     """
     folder = open_run_folder(Path(run))
     folder.identity  # noqa: B018  # a damaged folder is told, also a finished one
-    if folder.result.exists():
-        tell("the run has ended already")
-        return folder.path
+    with exclusive(folder.path):
+        if folder.result.exists() and "trace_sha256" in read_json(folder.result):
+            tell("the run has ended already")
+        else:
+            _go_on(folder, allow_changed, tell)
+    return folder.path
+
+
+def _go_on(folder: RunFolder, allow_changed: bool, tell: Callable[[str], None]) -> None:
     config = load_config(folder.config)
     store = prepare(config)
     changed = what_changed(folder, config, store)
@@ -56,10 +62,9 @@ def resume(run: Path | str, *, allow_changed: bool = False, tell: Callable[[str]
         tell(f"damaged, not used: {torn.path.name}")
         torn.path.unlink()
     progress = Progress() if checkpoint is None else read_progress(read_checkpoint(checkpoint))
-    _rewind(folder, progress)
+    _rewind(folder, progress, checkpoint)
     _note(folder, checkpoint, progress, changed, tell)
     carry_out(Job(config, folder, store, split), tell, checkpoint=checkpoint.path if checkpoint else None)
-    return folder.path
 
 
 def what_changed(folder: RunFolder, config: Config, store: Store) -> list[str]:
@@ -71,7 +76,8 @@ def what_changed(folder: RunFolder, config: Config, store: Store) -> list[str]:
         store: The data as they are now.
     """
     recorded, now = folder.manifest["config"], config.model_dump(mode="json")
-    found = [f"config {key}: {was} -> {now}" for key, (was, now) in differences(recorded, now).items()]
+    config_lines = differences(recorded, now).items()
+    found = [f"config {key}: {was} -> {now}" for key, (was, now) in config_lines if not key.startswith(WITHOUT_EFFECT)]
     found += [f"data {line}" for line in changed_files(read_json(folder.data), data_record(store))]
     code = differences(read_json(folder.environment)["code"], describe_code())
     return found + [f"code {key}: {was} -> {now}" for key, (was, now) in code.items()]
@@ -92,13 +98,15 @@ def _refuse_absent_cases(folder: RunFolder, split: Split, store: Store) -> None:
         raise RunError("cases of the run are no longer there", where=folder.path, got=", ".join(absent))
 
 
-def _rewind(folder: RunFolder, progress: Progress) -> None:
-    """Cut records back to a checkpoint."""
+def _rewind(folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None) -> None:
+    """Cut records back to a checkpoint, and keep it as the best one if it is and was not yet."""
     remove_leftovers(folder.path)
     remove_leftovers(folder.checkpoints)
     if folder.trace.exists() or progress.trace_lines:
         rewind_trace(folder.trace, progress.trace_lines, progress.trace_sha256)
     folder.keep_epochs(progress.epoch)
+    if checkpoint is not None and checkpoint.step == progress.best_step and progress.batches == 0:
+        copy_as_best(checkpoint.path)
 
 
 def _note(

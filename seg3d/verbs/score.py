@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from seg3d.atomic import exclusive
+from seg3d.build import training as build
 from seg3d.config import load_config
 from seg3d.errors import RunError
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
@@ -31,9 +33,13 @@ def score_test_cases(run: Path | str, tell: Callable[[str], None] = lambda _: No
         summary: dict[str, Any] = read_json(folder.test_scores)
         return summary
     _refuse_unready(folder)
-    predict(folder.path, output=folder.test, split="test", tell=tell)
-    tolerance = load_config(folder.config).evaluate.tolerance_mm
-    return evaluate(folder.test, folder.config, folder.test_scores, tolerance_mm=tolerance, subset=True)
+    config = load_config(folder.config)
+    with exclusive(folder.path):
+        # the last bits of a probability depend on the threads
+        build.build_reproducibility(config).apply(config.seed)
+        predict(folder.path, output=folder.test, split="test", tell=tell)
+        tolerance = config.evaluate.tolerance_mm
+        return evaluate(folder.test, folder.config, folder.test_scores, tolerance_mm=tolerance, subset=True)
 
 
 def _refuse_unready(folder: RunFolder) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from seg3d.atomic import write_json
+from seg3d.atomic import exclusive, write_json
 from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import foreground
@@ -27,6 +27,7 @@ from seg3d.training.environment import code_patch, describe_environment, has_fas
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.outcome import read_metrics, read_progress, summarise
 from seg3d.training.progress import Progress
+from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json
 from seg3d.training.tracking import EpochMirror, Tracker, continue_tracking, start_tracking
 from seg3d.verbs.prepare import Store, prepare
@@ -75,7 +76,8 @@ def train(
         Seg3dError: The config, the data or the tracking server cannot be used.
     """
     job = begin(as_config(config, overrides), tell, folder, tags)
-    carry_out(job, tell)
+    with exclusive(job.folder.path):
+        carry_out(job, tell)
     return job.folder.path
 
 
@@ -84,17 +86,27 @@ def begin(
     tell: Callable[[str], None] = say,
     folder: Path | None = None,
     tags: Mapping[str, str] | None = None,
+    split: Split | None = None,
 ) -> Job:
     """A run that is about to start: data prepared, process set up, every setting resolved, folder made.
+
+    Args:
+        config: Its config.
+        tell: Called with what a user should know.
+        folder: Its folder, which is not there yet; by default a new one in ``output_dir``.
+        tags: More tags of the MLflow run.
+        split: Parts of the cases instead of those that the config asks for.
 
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
     _steps_per_epoch(config)
     store = prepare(config)
-    split = build.build_split(config, store.labelled, store.groups)
+    split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
         raise DataError("no case is left for training", where="data.split", fix="Lower val_share or test_share.")
+    if config.reproducibility.mode == "deterministic":
+        choose_cublas_workspace()  # before anything asks what the GPU can do
     config = build.resolve(config)
     if config.reproducibility.mode == "random":
         tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
@@ -128,7 +140,7 @@ def carry_out(
         _fit(job, tracker, tell, progress, checkpoint, stop_after)
         seconds = progress.seconds + progress.epoch_seconds + time.perf_counter() - started
         identity = job.folder.identity
-        result = summarise(job.folder) | identity | {"seconds": seconds}
+        result = summarise(job.folder) | identity | {"seconds": seconds, "changed": job.folder.changes()}
         write_json(job.folder.result, result)
     return result
 

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.auditing.differences import RunDifference, compare_runs
+from seg3d.cases import Split
 from seg3d.config import load_config
 from seg3d.errors import RunError
-from seg3d.training.run_folder import RunFolder, open_run_folder
+from seg3d.training.checkpoints import KEPT, list_checkpoints
+from seg3d.training.outcome import summarise
+from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
+from seg3d.training.trace import read_trace
 from seg3d.verbs.prepare import prepare
 from seg3d.verbs.resume import refusal, what_changed
 from seg3d.verbs.train import begin, carry_out, say
@@ -37,7 +41,7 @@ def verify(
         RunError: The folder is damaged or the run has not ended, or config, data or code have changed.
     """
     folder = open_run_folder(Path(run))
-    folder.identity  # noqa: B018  # a damaged folder is told before hours are spent on it
+    _refuse_damaged(folder)  # before hours are spent on it
     if epochs is None and not folder.result.exists():
         raise RunError(
             "the run has not ended", where=folder.path, fix="Continue it with 'seg3d resume', or give --epochs."
@@ -47,10 +51,25 @@ def verify(
     if changed and not allow_changed:
         raise refusal(folder, changed)
     with tempfile.TemporaryDirectory(prefix="seg3d-verify-") as temporary:
-        again = (keep or Path(temporary)) / folder.path.name
-        job = begin(config, tell, again)
+        again = (keep or Path(temporary)) / folder.path.resolve().name
+        job = begin(config, tell, again, split=Split.from_dict(read_json(folder.splits)))
         carry_out(job, tell, stop_after=epochs)
         return compare_runs(folder, RunFolder(again), epochs=epochs)
+
+
+def _refuse_damaged(folder: RunFolder) -> None:
+    """Raise where the run is not what it recorded of itself."""
+    folder.identity  # noqa: B018  # checks the documents
+    read_trace(folder.trace)
+    kept = [c for kind in KEPT for c in list_checkpoints(folder.checkpoints, kind)]
+    damaged = [checkpoint.path.name for checkpoint in kept if not checkpoint.sound]
+    if damaged:
+        raise RunError("checkpoints are damaged", where=folder.checkpoints, got=", ".join(damaged))
+    if folder.result.exists():
+        recorded, found = read_json(folder.result), summarise(folder)
+        other = sorted(key for key, value in found.items() if recorded.get(key) != value)
+        if other:
+            raise RunError("result.json does not say what the run gave", where=folder.result, got=", ".join(other))
 
 
 def diff(a: Path | str, b: Path | str) -> RunDifference:
@@ -68,7 +87,11 @@ def format_difference(found: RunDifference) -> str:
     if found.layers:
         lines.append(f"weights after {found.layers_at} steps:")
         for layer in found.layers:
-            gap = "in one run only, or in another shape" if layer.largest is None else f"up to {layer.largest:.3g}"
+            gap = (
+                "in one run only, in another shape, or not finite"
+                if layer.largest is None
+                else f"up to {layer.largest:.3g}"
+            )
             lines.append(f"  {layer.name}: {layer.values} of {layer.of} values differ, {gap}")
     elif found.layers_at is None:
         lines.append("weights: no checkpoint of the same step is kept by both")
