@@ -177,6 +177,14 @@ class RunFolder:
         identity: dict[str, Any] = self.manifest["identity"]
         return identity
 
+    def check(self) -> None:
+        """Raise where a document of the run was changed.
+
+        Raises:
+            RunError: See :attr:`manifest`.
+        """
+        _ = self.manifest
+
     @property
     def manifest(self) -> dict[str, Any]:
         """``run.json``, checked by its own digest and with the files that it lists.

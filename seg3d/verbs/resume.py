@@ -39,7 +39,7 @@ def resume(run: Path | str, *, allow_changed: bool = False, tell: Callable[[str]
         Seg3dError: The data or the tracking server cannot be used.
     """
     folder = open_run_folder(Path(run))
-    folder.identity  # noqa: B018  # a damaged folder is told, also a finished one
+    folder.check()  # a damaged folder is told, also a finished one
     with exclusive(folder.path):
         if folder.result.exists() and "trace_sha256" in read_json(folder.result):
             tell("the run has ended already")

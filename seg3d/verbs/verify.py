@@ -59,7 +59,7 @@ def verify(
 
 def _refuse_damaged(folder: RunFolder) -> None:
     """Raise where the run is not what it recorded of itself."""
-    folder.identity  # noqa: B018  # checks the documents
+    folder.check()
     read_trace(folder.trace)
     kept = [c for kind in KEPT for c in list_checkpoints(folder.checkpoints, kind)]
     damaged = [checkpoint.path.name for checkpoint in kept if not checkpoint.sound]
