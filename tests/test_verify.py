@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import seg3d
 from seg3d.auditing.differences import changed_files, compare_tensors, differences, first_difference
 from seg3d.cli import app
-from seg3d.errors import RunError
+from seg3d.errors import RunError, StoreError
+from seg3d.store import read_info
 from seg3d.training.environment import describe_environment
 from seg3d.training.trace import TraceWriter, read_trace
 
@@ -58,6 +59,18 @@ def test_a_run_that_is_not_what_it_recorded_is_not_verified(run: Path, tmp_path:
     (lying / "result.json").write_text(json.dumps(result | {"best_score": 0.99}))
     with pytest.raises(RunError, match=r"does not say what the run gave.*best_score"):
         seg3d.verify(lying)
+
+
+def test_damaged_voxels_of_a_prepared_case_are_told(tmp_path: Path) -> None:
+    run = seg3d.train(make_study(tmp_path), ["train.max_epochs=1"])
+    volume = min((tmp_path / "store").glob("*.h5"))
+    with volume.open("r+b") as file:
+        file.seek(read_info(volume).image_offset + 100)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(StoreError, match=f"(?s)digest.*{volume.name}|{volume.name}.*digest"):
+        seg3d.verify(run)
 
 
 def test_a_run_is_verified_from_within_its_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

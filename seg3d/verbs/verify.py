@@ -11,6 +11,7 @@ from seg3d.auditing.differences import RunDifference, compare_runs
 from seg3d.cases import Split
 from seg3d.config import load_config
 from seg3d.errors import RunError
+from seg3d.store import StoredVolume
 from seg3d.training.checkpoints import KEPT, list_checkpoints
 from seg3d.training.outcome import summarise
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
@@ -39,6 +40,7 @@ def verify(
 
     Raises:
         RunError: The folder is damaged or the run has not ended, or config, data or code have changed.
+        StoreError: The voxels of a prepared case are damaged.
     """
     folder = open_run_folder(Path(run))
     _refuse_damaged(folder)  # before hours are spent on it
@@ -47,7 +49,10 @@ def verify(
             "the run has not ended", where=folder.path, fix="Continue it with 'seg3d resume', or give --epochs."
         )
     config = load_config(folder.config, ["tracking.enabled=false"])
-    changed = what_changed(folder, load_config(folder.config), prepare(config))
+    store = prepare(config)
+    for case in store.labelled:
+        StoredVolume(case).verify()
+    changed = what_changed(folder, load_config(folder.config), store)
     if changed and not allow_changed:
         raise refusal(folder, changed)
     with tempfile.TemporaryDirectory(prefix="seg3d-verify-") as temporary:
