@@ -22,6 +22,7 @@ from seg3d.atomic import exclusive
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
 from seg3d.training.checkpoints import list_checkpoints
+from seg3d.training.environment import describe_code
 from seg3d.training.outcome import chosen_checkpoint, read_weights
 from seg3d.training.run_folder import open_run_folder
 
@@ -347,6 +348,15 @@ def test_changed_code_is_told(config: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("seg3d.verbs.resume.describe_code", lambda: {"version": "9.9"})
     with pytest.raises(RunError, match=r"code version: .* -> 9.9"):
         seg3d.resume(run)
+
+
+def test_a_commit_that_leaves_the_package_as_it_was_is_no_change(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped_run(config, tmp_path / "run", [])
+    code = describe_code()
+    monkeypatch.setattr("seg3d.verbs.resume.describe_code", lambda: code | {"commit": "another"})
+    seg3d.resume(run)
 
 
 @pytest.mark.parametrize("name", ["splits.json", "run.json", "data.json"])

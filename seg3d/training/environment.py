@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_info
 
+from seg3d.digest import sha256_file, sha256_json
+
 # a change of any of these may change bits or speed
 _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -147,9 +149,11 @@ def _driver() -> str | None:
 
 
 def describe_code() -> dict[str, Any]:
-    """Version of the package and, in a git checkout, commit and digest of what differs from it."""
-    found: dict[str, Any] = {"version": importlib.metadata.version("seg3d")}
+    """Version, digest of the modules and, in a git checkout, commit and digest of what differs from it."""
     root = Path(__file__).resolve().parents[2]
+    modules = sorted((root / "seg3d").rglob("*.py"))
+    sources = {str(path.relative_to(root)): sha256_file(path) for path in modules}
+    found: dict[str, Any] = {"version": importlib.metadata.version("seg3d"), "modules_sha256": sha256_json(sources)}
     if (root / ".git").exists():
         patch = code_patch()
         found |= {"commit": _git(root, "rev-parse", "HEAD"), "dirty": bool(patch)}

@@ -80,6 +80,8 @@ def what_changed(folder: RunFolder, config: Config, store: Store) -> list[str]:
     found = [f"config {key}: {was} -> {now}" for key, (was, now) in config_lines if not key.startswith(WITHOUT_EFFECT)]
     found += [f"data {line}" for line in changed_files(read_json(folder.data), data_record(store))]
     code = differences(read_json(folder.environment)["code"], describe_code())
+    if not {"version", "modules_sha256"} & set(code):
+        return found  # a commit that leaves the package as it was
     return found + [f"code {key}: {was} -> {now}" for key, (was, now) in code.items()]
 
 
