@@ -203,6 +203,6 @@ def test_the_environment_record_is_not_empty_and_names_nobody() -> None:
     assert found["determinism"].keys() >= {"deterministic_algorithms", "cudnn_benchmark", "onednn"}
     text = json.dumps(found)
     assert platform.node() not in text
-    # torch's build string names folders of the machine that built it, one of which may end in .../root/
+    # torch's build string names folders of the machine that built it, which may end like this one's home
     assert not re.search(rf"(?<![\w.-]){re.escape(str(Path.home()))}/", text)
     assert f'"{getpass.getuser()}"' not in text

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from seg3d.atomic import atomic_path
 from seg3d.auditing.differences import differences, first_difference
 from seg3d.auditing.plan import AuditFolder, Cell
 from seg3d.auditing.spread import spread_of
@@ -232,8 +233,6 @@ def write_tables(folder: AuditFolder, found: Mapping[str, Any]) -> None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A CSV of rows; its columns are all keys in the order in which they first come."""
-    from seg3d.atomic import atomic_path
-
     columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

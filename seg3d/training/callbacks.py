@@ -114,7 +114,8 @@ class Recorder(pl.Callback):
             pl_module.log("patches/s", rate, prog_bar=True, logger=False, batch_size=1)
         if self._checkpoint_is_due(trainer):
             self._flush_steps()
-            self._trace.flush() if trainer.global_rank == 0 else None
+            if trainer.global_rank == 0:
+                self._trace.flush()
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
