@@ -32,20 +32,25 @@ from seg3d.training.schedule import build_optimizer, factor
 
 def resolve(config: Config) -> Config:
     """The config with what it leaves to chance or to the machine written down, so that it can be repeated as it is."""
-    chosen, data = config.reproducibility, config.data
-    # drawn seeds change the training, not which cases are held out
-    split = data.split.model_copy(update={"seed": config.seed if data.split.seed is None else data.split.seed})
+    config = fix_split(config)
+    chosen = config.reproducibility
     threads = chosen.threads
     if threads is None and chosen.mode == "deterministic":
         threads = torch.get_num_threads()
     update: dict[str, Any] = {
-        "data": data.model_copy(update={"split": split}),
         "train": config.train.model_copy(update={"precision": resolve_precision(config)}),
         "reproducibility": chosen.model_copy(update={"threads": threads}),
     }
     if chosen.mode == "random":
         update["seed"] = chance_seed()
     return config.model_copy(update=update)
+
+
+def fix_split(config: Config) -> Config:
+    """The config with the seed of its split written down: another seed of a run then holds out the same cases."""
+    split = config.data.split
+    seeded = split.model_copy(update={"seed": config.seed if split.seed is None else split.seed})
+    return config.model_copy(update={"data": config.data.model_copy(update={"split": seeded})})
 
 
 def resolve_precision(config: Config) -> str:

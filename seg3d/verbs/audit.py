@@ -93,15 +93,8 @@ def plan_audit(config: Config, runs: int, setups: Sequence[str], vary: str, jobs
     """
     if jobs < 1:
         raise ConfigError("at least one run is made at a time", where="--jobs", got=jobs)
-    chosen, split = config.reproducibility, config.data.split
-    threads = chosen.threads or max(1, (os.cpu_count() or 1) // jobs)
-    study = _with_threads(config, threads).model_copy(
-        update={
-            "data": config.data.model_copy(
-                update={"split": split.model_copy(update={"seed": config.seed if split.seed is None else split.seed})}
-            ),
-        }
-    )
+    threads = config.reproducibility.threads or max(1, (os.cpu_count() or 1) // jobs)
+    study = _with_threads(build.fix_split(config), threads)
     return make_plan(study.model_dump(mode="json"), setups, runs, vary, config.seed)
 
 
