@@ -7,7 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["audit", "check", "compare", "demo", "diff", "evaluate", "predict", "prepare", "resume", "train", "verify"]
+__all__ = [
+    "audit",
+    "check",
+    "compare",
+    "demo",
+    "diff",
+    "evaluate",
+    "figure",
+    "predict",
+    "prepare",
+    "resume",
+    "train",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from seg3d.verbs.audit import audit
@@ -15,6 +28,7 @@ if TYPE_CHECKING:
     from seg3d.verbs.compare import compare
     from seg3d.verbs.demo import demo
     from seg3d.verbs.evaluate import evaluate
+    from seg3d.verbs.figure import figure
     from seg3d.verbs.predict import predict
     from seg3d.verbs.prepare import prepare
     from seg3d.verbs.resume import resume

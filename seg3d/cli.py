@@ -255,13 +255,16 @@ def evaluate(
     subset: Annotated[
         bool, typer.Option("--subset", help="Score the predicted cases only, even if LABELS holds more.")
     ] = False,
+    cells: Annotated[
+        str | None, typer.Option("--cells", metavar="LABEL", help="Label inside cells: also score their separation.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score label maps against references, per case and label, without flattering anybody."""
     from seg3d.verbs.evaluate import evaluate as run
     from seg3d.verbs.evaluate import format_summary
 
-    summary = run(predictions, labels, output, tolerance_mm=tolerance_mm, subset=subset)
+    summary = run(predictions, labels, output, tolerance_mm=tolerance_mm, subset=subset, cells=cells)
     if as_json:
         _print_json(summary)
     else:
@@ -326,6 +329,29 @@ def demo(
     from seg3d.verbs.demo import demo as run
 
     run(output, config, overrides or ())
+
+
+@app.command()
+def figure(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Label map or folder of them.")],
+    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="What was predicted; or dataset, config.")],
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="DIR", help="Reference, given likewise.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the figures.")] = Path("figures"),
+    cases: Annotated[list[str] | None, typer.Option("--case", metavar="NAME", help="Draw this case only.")] = None,
+    plane: Annotated[str, typer.Option(help="Of maps and movies: axial, coronal or sagittal.")] = "axial",
+    movie: Annotated[str, typer.Option(help="Sweep through the slices: gif, mp4, both or none.")] = "both",
+    as_json: AsJson = False,
+) -> None:
+    """Draw contours, right and wrong voxels, sheets of all cases and movies through the slices."""
+    from seg3d.verbs.figure import figure as call
+
+    tell = _to_stderr if as_json else _say
+    files = call(predictions, images, labels, output, cases=cases or (), plane=plane, movie=movie, tell=tell)
+    if as_json:
+        found = json.loads((output / "figures.json").read_text(encoding="utf-8"))
+        _print_json({"files": [str(path) for path in files], **found})
+    else:
+        print(f"{len(files)} files in {output}")
 
 
 @config_app.command("show")

@@ -2,6 +2,9 @@
 
 torch's own cross-entropy on class indices has none on spatial targets, and MONAI's versions know no ignored label; here
 every term works on log-probabilities and a one-hot reference that is 0 everywhere in ignored voxels.
+
+The outputs are either classes, of which each voxel has one (softmax), or regions, which may overlap (a sigmoid for
+each): the same terms then are the binary ones, over all regions.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ class LossTerm:
     """One term of a weighted sum.
 
     Attributes:
-        kind: ``"cross_entropy"``, ``"dice"``, ``"generalised_dice"``, ``"focal"`` or ``"tversky"``.
+        kind: ``"cross_entropy"`` (the binary one for regions), ``"dice"``, ``"generalised_dice"``, ``"focal"`` or
+            ``"tversky"``.
         weight: Its weight in the sum.
         gamma: Exponent of the focal loss.
         alpha: Weight of false positives in the Tversky loss.
         beta: Weight of false negatives in the Tversky loss.
-        include_background: Count the background as a class (Dice, generalised Dice, Tversky).
+        include_background: Count the background as a class (Dice, generalised Dice, Tversky); regions have none.
         batch: Sum over the batch before the ratio is taken (Dice, generalised Dice, Tversky).
     """
 
@@ -43,26 +47,31 @@ class Situation:
     """What every term sees.
 
     Attributes:
-        log_probability: ``(batch, class, *size)``.
-        reference: One-hot ``(batch, class, *size)``; all 0 in ignored voxels.
+        log_probability: ``(batch, output, *size)``.
+        log_complement: Log of what is left to 1 of each region's probability; ``None`` where the outputs are classes.
+        reference: ``(batch, output, *size)``, 1 where a voxel is of the class or region; all 0 in ignored voxels.
         counted: ``(batch, 1, *size)``: 1 where the voxel counts.
-        class_weights: ``(class,)``.
+        class_weights: ``(output,)``.
+        weights: ``(batch, 1, *size)``, or ``None`` for 1.
     """
 
     log_probability: torch.Tensor
+    log_complement: torch.Tensor | None
     reference: torch.Tensor
     counted: torch.Tensor
     class_weights: torch.Tensor
+    weights: torch.Tensor | None
 
 
 class WeightedLoss(nn.Module):
-    """A weighted sum of loss terms of logits ``(batch, class, *size)`` and label values ``(batch, *size)``.
+    """A weighted sum of loss terms of logits ``(batch, output, *size)`` and label values ``(batch, *size)``.
 
     Args:
         terms: What is summed.
-        values: Label value of each class.
-        class_weights: Weight of each class, or ``None`` for 1.
+        values: Label value of each class, where the outputs are classes.
+        class_weights: Weight of each class or region, or ``None`` for 1.
         ignore_label: Voxels of this label count nowhere.
+        regions: Label values of each region, where the outputs are regions; ``values`` is then empty.
     """
 
     values: torch.Tensor
@@ -71,60 +80,100 @@ class WeightedLoss(nn.Module):
     def __init__(
         self,
         terms: Sequence[LossTerm],
-        values: Sequence[int],
+        values: Sequence[int] = (),
         class_weights: Sequence[float] | None = None,
         ignore_label: int | None = None,
+        regions: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__()
         unknown = sorted({term.kind for term in terms} - set(_TERMS))
         if unknown or not terms:
             raise ValueError(f"terms are of {', '.join(_TERMS)}, got {unknown or 'none'}")
+        if bool(values) == bool(regions):
+            raise ValueError("the outputs are either classes or regions")
         self.terms = tuple(terms)
         self.ignore_label = ignore_label
-        self.register_buffer("values", torch.tensor(list(values)), persistent=False)
-        weights = [1.0] * len(values) if class_weights is None else list(class_weights)
+        held = [value for region in regions for value in region] if regions else list(values)
+        self._sizes = [len(region) for region in regions]
+        self.register_buffer("values", torch.tensor(held), persistent=False)
+        weights = [1.0] * len(regions or values) if class_weights is None else list(class_weights)
         self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
 
-    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """The loss, a scalar in float32 whatever the precision of the logits."""
-        axes = (1,) * (logits.ndim - 2)
-        reference = (label.unsqueeze(1) == self.values.view(1, -1, *axes)).float()
+    def forward(self, logits: torch.Tensor, label: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss, a scalar in float32 whatever the precision of the logits.
+
+        Args:
+            logits: ``(batch, output, *size)``.
+            label: Label values ``(batch, *size)``.
+            weights: Factor of each voxel ``(batch, *size)`` on cross-entropy and focal loss; ratios such as Dice do not
+                know it. The sums are divided by what they are without it, so that heavier voxels weigh more and not
+                only more than others.
+
+        Source of the weights: Ronneberger et al., U-Net (MICCAI 2015), eq. 1, as a mean instead of a sum.
+        """
+        reference = self._reference(label)
         counted = torch.ones_like(reference[:, :1])
         if self.ignore_label is not None:
             counted = (label.unsqueeze(1) != self.ignore_label).float()
         with torch.autocast(logits.device.type, enabled=False):
+            log_probability, log_complement = self._log_probabilities(logits.float())
             found = Situation(
-                torch.log_softmax(logits.float(), dim=1), reference * counted, counted, self.class_weights
+                log_probability,
+                log_complement,
+                reference * counted,
+                counted,
+                self.class_weights,
+                None if weights is None else weights.float().unsqueeze(1),
             )
             return torch.stack([term.weight * _TERMS[term.kind](term, found) for term in self.terms]).sum()
+
+    def _reference(self, label: torch.Tensor) -> torch.Tensor:
+        """Which class or regions each voxel is of: ``(batch, output, *size)``, 0 or 1."""
+        axes = (1,) * (label.ndim - 1)
+        parts = self.values.split(self._sizes) if self._sizes else ()
+        if not parts:
+            return (label.unsqueeze(1) == self.values.view(1, -1, *axes)).float()
+        masks = [(label.unsqueeze(1) == part.view(1, -1, *axes)).any(dim=1) for part in parts]
+        return torch.stack(masks, dim=1).float()
+
+    def _log_probabilities(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self._sizes:
+            return torch.log_softmax(logits, dim=1), None
+        # the complement by itself: 1 - p of a p next to 1 would be rounded away
+        return nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
 
 
 def build_loss(
     terms: Sequence[LossTerm],
     *,
-    values: Sequence[int],
+    values: Sequence[int] = (),
     class_weights: Sequence[float] | None = None,
     ignore_label: int | None = None,
+    regions: Sequence[Sequence[int]] = (),
 ) -> WeightedLoss:
     """The loss of these terms; see :class:`WeightedLoss`."""
-    return WeightedLoss(terms, values, class_weights, ignore_label)
+    return WeightedLoss(terms, values, class_weights, ignore_label, regions)
 
 
 def _cross_entropy(term: LossTerm, s: Situation) -> torch.Tensor:
-    """Mean of ``-w_c log p_c`` over the weights of the counted voxels, as torch defines the weighted mean."""
-    weights = _voxel_weights(s)
-    return -(weights * (s.reference * s.log_probability).sum(dim=1)).sum() / weights.sum().clamp_min(_SMOOTH)
+    """Mean of ``-w log p`` of what is true over the weights ``w`` of the counted voxels, as torch defines that mean.
+
+    For regions the binary cross-entropy: the mean over regions, too.
+    """
+    weights = _class_weights(s)
+    return -(_weighed(weights, s) * _log_truth(s)).sum() / weights.sum().clamp_min(_SMOOTH)
 
 
 def _focal(term: LossTerm, s: Situation) -> torch.Tensor:
-    """Mean of ``-w_c (1 - p_c)^gamma log p_c`` over the counted voxels.
+    """Mean of ``-w (1 - p)^gamma log p`` of what is true over the counted voxels, for regions over these, too.
 
-    Source: Lin et al., Focal loss for dense object detection (ICCV 2017), eq. 5, with softmax.
+    Source: Lin et al., Focal loss for dense object detection (ICCV 2017), eq. 5, with softmax for classes; the weights
+    are those of classes or regions, not of the two sides of a region.
     """
-    log_p = (s.reference * s.log_probability).sum(dim=1)
+    log_p = _log_truth(s)
     rest = (-torch.expm1(log_p)).clamp_min(0.0)
-    loss = -_voxel_weights(s) * rest**term.gamma * log_p
-    return loss.sum() / s.counted.sum().clamp_min(1.0)
+    loss = -_weighed(_class_weights(s), s) * rest**term.gamma * log_p
+    return loss.sum() / (s.counted.sum() * log_p.shape[1]).clamp_min(1.0)
 
 
 def _dice(term: LossTerm, s: Situation) -> torch.Tensor:
@@ -164,8 +213,8 @@ def _tversky(term: LossTerm, s: Situation) -> torch.Tensor:
 
 
 def _sums(term: LossTerm, s: Situation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Overlap, predicted and true volume ``(batch or 1, class)``, and the weights ``(class,)`` of these classes."""
-    first = 0 if term.include_background or s.reference.shape[1] == 1 else 1
+    """Overlap, predicted and true volume ``(batch or 1, output)``, and the weights ``(output,)`` of these outputs."""
+    first = 0 if term.include_background or s.log_complement is not None or s.reference.shape[1] == 1 else 1
     reference = s.reference[:, first:]
     probability = s.log_probability[:, first:].exp() * s.counted
     axes = tuple(range(2, reference.ndim))
@@ -180,10 +229,21 @@ def _weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (losses * weights).sum(dim=1).mean() / weights.sum()
 
 
-def _voxel_weights(s: Situation) -> torch.Tensor:
-    """Weight of each voxel ``(batch, *size)``: that of its class; 0 where it does not count."""
+def _log_truth(s: Situation) -> torch.Tensor:
+    """Log-probability of what is true of each voxel, ``(batch, 1 or region, *size)``; 0 where it does not count."""
+    if s.log_complement is None:
+        return (s.reference * s.log_probability).sum(dim=1, keepdim=True)
+    return s.reference * s.log_probability + (s.counted - s.reference) * s.log_complement
+
+
+def _class_weights(s: Situation) -> torch.Tensor:
+    """Weight of its class, or of each region, ``(batch, 1 or region, *size)``; 0 where a voxel does not count."""
     weights = s.class_weights.view(1, -1, *(1,) * (s.reference.ndim - 2))
-    return (s.reference * weights).sum(dim=1)
+    return (s.reference * weights).sum(dim=1, keepdim=True) if s.log_complement is None else s.counted * weights
+
+
+def _weighed(weights: torch.Tensor, s: Situation) -> torch.Tensor:
+    return weights if s.weights is None else weights * s.weights
 
 
 _TERMS: dict[str, Callable[[LossTerm, Situation], torch.Tensor]] = {

@@ -27,7 +27,7 @@ from seg3d.atomic import atomic_path
 from seg3d.errors import StoreError
 from seg3d.volume import Grid, Shape
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BLOCK = 32  # edge of a block in voxels: a block of labels is 32 KiB, one read
 SUFFIX = ".h5"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
@@ -73,7 +73,14 @@ class StoredInfo:
     image_offset: int
     label_offset: int | None
     blocks_offset: int | None
+    weights_offset: int | None
     label_dtype: str
+
+    def slice_counts(self, axis: int) -> dict[int, NDArray[Any]]:
+        """Voxels of each class in each slice across an axis (0, 1, 2); read from the index, not from the voxels."""
+        with h5py.File(self.path, "r") as file:
+            counts: NDArray[Any] = file["slices"]["xyz"[axis]][()]
+        return dict(zip(self.class_counts, counts, strict=True))
 
 
 def stored_path(store: Path, case_id: str) -> Path:
@@ -104,6 +111,7 @@ def write_stored(
     source_sha256: Mapping[str, str],
     labels: Mapping[str, int],
     ignore_label: int | None,
+    weights: NDArray[np.float16] | None = None,
 ) -> None:
     """Write one prepared case, atomically.
 
@@ -118,6 +126,7 @@ def write_stored(
         source_sha256: SHA-256 of each source file by name.
         labels: Label values by name.
         ignore_label: Label value that counts nowhere; it gets no block counts.
+        weights: ``(x, y, z)``, float16: what each voxel weighs in the loss, or ``None`` where all are alike.
 
     Raises:
         StoreError: The disk is full or the file cannot be written; nothing is left behind.
@@ -126,6 +135,8 @@ def write_stored(
         raise ValueError(f"image is float16 (channel, *{grid.shape}), got {image.dtype} {image.shape}")
     if label is not None and (label.shape != grid.shape or label.dtype not in (np.uint8, np.uint16)):
         raise ValueError(f"label is uint8 or uint16 {grid.shape}, got {label.dtype} {label.shape}")
+    if weights is not None and (label is None or weights.shape != grid.shape or weights.dtype != np.float16):
+        raise ValueError(f"weights are float16 {grid.shape} of a label, got {weights.dtype} {weights.shape}")
     attributes = {
         "schema_version": SCHEMA_VERSION,
         "case_id": case_id,
@@ -139,10 +150,12 @@ def write_stored(
         "ignore_label": -1 if ignore_label is None else ignore_label,
     }
     try:
-        _require_space(path, image.nbytes + (0 if label is None else label.nbytes))
+        _require_space(path, sum(array.nbytes for array in (image, label, weights) if array is not None))
         with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
-            _write_voxels(file, image, label, sorted(set(labels.values()) - {ignore_label}))
-            attributes["content_sha256"] = content_sha256(image, label, grid)
+            _write_voxels(file, image, label, weights)
+            if label is not None:
+                _write_index(file, label, sorted(set(labels.values()) - {ignore_label}))
+            attributes["content_sha256"] = content_sha256(image, label, grid, weights)
             file.attrs.update(attributes)
     except OSError as error:
         full = error.errno == errno.ENOSPC or "errno = 28" in str(error)
@@ -154,10 +167,12 @@ def write_stored(
         ) from error
 
 
-def content_sha256(image: NDArray[Any], label: NDArray[Any] | None, grid: Grid) -> str:
+def content_sha256(
+    image: NDArray[Any], label: NDArray[Any] | None, grid: Grid, weights: NDArray[Any] | None = None
+) -> str:
     """SHA-256 over voxels (in file order) and affine, rounded to 1e-9 mm."""
     digest = hashlib.sha256()
-    for array in (image.transpose(0, 3, 2, 1), None if label is None else label.T):
+    for array in (image.transpose(0, 3, 2, 1), *(None if map_ is None else map_.T for map_ in (label, weights))):
         if array is not None:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             for plane in array:
@@ -189,6 +204,7 @@ class StoredVolume:
     Attributes:
         image: ``(channel, x, y, z)`` float16, x fastest in memory.
         label: ``(x, y, z)``, or ``None``.
+        weights: ``(x, y, z)`` float16, or ``None``.
         blocks: ``(class, block x, block y, block z)`` uint32 voxel counts in the order of ``info.class_counts``.
     """
 
@@ -204,6 +220,7 @@ class StoredVolume:
 
         self.image = view(info.image_offset, "<f2", (info.channels, z, y, x)).transpose(0, 3, 2, 1)
         self.label = None if info.label_offset is None else view(info.label_offset, info.label_dtype, (z, y, x)).T
+        self.weights = None if info.weights_offset is None else view(info.weights_offset, "<f2", (z, y, x)).T
         if info.blocks_offset is not None:
             shape = (len(info.class_counts), *(-(-n // BLOCK) for n in (z, y, x)))
             self.blocks = view(info.blocks_offset, "<u4", shape).transpose(0, 3, 2, 1)
@@ -221,7 +238,7 @@ class StoredVolume:
         Raises:
             StoreError: They differ: the file was damaged or changed by hand.
         """
-        found = content_sha256(self.image, self.label, self.info.grid)
+        found = content_sha256(self.image, self.label, self.info.grid, self.weights)
         if found != self.info.content_sha256:
             raise StoreError(
                 "the voxels do not fit their digest",
@@ -239,16 +256,27 @@ def _require_space(path: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{size} bytes needed, {free} free")
 
 
-def _write_voxels(file: h5py.File, image: NDArray[Any], label: NDArray[Any] | None, classes: list[int]) -> None:
+def _write_voxels(
+    file: h5py.File, image: NDArray[Any], label: NDArray[Any] | None, weights: NDArray[Any] | None
+) -> None:
     file.create_dataset("image", data=image.transpose(0, 3, 2, 1), dtype="<f2")
-    if label is None:
-        return
-    file.create_dataset("label", data=label.T, dtype=label.dtype.newbyteorder("<"))
+    if label is not None:
+        file.create_dataset("label", data=label.T, dtype=label.dtype.newbyteorder("<"))
+    if weights is not None:
+        file.create_dataset("weights", data=weights.T, dtype="<f2")
+
+
+def _write_index(file: h5py.File, label: NDArray[Any], classes: list[int]) -> None:
+    """What sampling asks for: counts of each class in each block and slice, and its connected components."""
     blocks = np.stack([_count_blocks(np.equal(label.T, value)) for value in classes])
     file.create_dataset("blocks", data=blocks, dtype="<u4")
     counts = blocks.sum(axis=(1, 2, 3), dtype=np.int64)
     file["blocks"].attrs["classes"] = np.array(classes, dtype=np.int64)
     file["blocks"].attrs["counts"] = counts
+    for axis, name in enumerate("xyz"):
+        others = tuple(other for other in range(3) if other != axis)
+        in_slices = np.stack([np.count_nonzero(label == value, axis=others) for value in classes])
+        file.create_dataset(f"slices/{name}", data=in_slices, dtype="<u4")
     components, rows = _find_lesions(label, classes)
     # mostly zero: compressed by block it takes next to no space and one block is one read
     chunks = tuple(min(BLOCK, n) for n in components.T.shape)
@@ -297,6 +325,7 @@ def _info(path: Path, file: h5py.File) -> StoredInfo:
     channels, z, y, x = file["image"].shape
     label = file.get("label")
     blocks = file.get("blocks")
+    weights = file.get("weights")
     counts = {} if blocks is None else zip(blocks.attrs["classes"], blocks.attrs["counts"], strict=True)
     rows = file["lesions"][()].tolist() if "lesions" in file else []
     ignore = int(file.attrs["ignore_label"])
@@ -317,5 +346,6 @@ def _info(path: Path, file: h5py.File) -> StoredInfo:
         image_offset=file["image"].id.get_offset(),
         label_offset=None if label is None else label.id.get_offset(),
         blocks_offset=None if blocks is None else blocks.id.get_offset(),
+        weights_offset=None if weights is None else weights.id.get_offset(),
         label_dtype="|u1" if label is None else label.dtype.str,
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Border = Literal["constant", "mirror"]  # what lies beyond a volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +80,17 @@ class Volume:
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:
             raise ValueError(f"data is (channel, x, y, z) on {self.grid.shape}, got {self.data.shape}")
+
+
+def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Index of the voxel that stands at each place from ``start`` to ``stop`` of an axis mirrored at its faces.
+
+    The first and the last voxel stand twice side by side, as in numpy's padding mode ``"symmetric"``.
+
+    Args:
+        start: First place; may be negative.
+        stop: One past the last place; may be beyond the axis.
+        size: Voxels of the axis.
+    """
+    places = np.arange(start, stop) % (2 * size)
+    return np.where(places < size, places, 2 * size - 1 - places)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
 
 TINY = """
@@ -36,6 +38,45 @@ def make_study(folder: Path, cases: int = 5, **spec: Any) -> Path:
     write_phantom_dataset(folder / "data", PhantomSpec(cases=cases, kind="blobs", shape=(24, 24, 24), **spec))
     path = folder / "tiny.yaml"
     path.write_text(TINY.format(folder=folder))
+    return path
+
+
+PLANAR = """
+model: {kind: unet, dims: 2, features: [4, 8], norm: batch, dropout: 0.1}
+augment:
+  flip: {p: 0.5, axes: [x, y]}
+  rot90: {p: 0.5}
+  affine: {p: 0.5, rotation_deg: [0, 0, 20], scale: [0.9, 1.1], shift_mm: [1, 1, 0]}
+  elastic: {p: 0.5, control_points: [3, 3, 1], sd_mm: 1}
+  noise: {p: 0.5, sd: [0, 0.1]}
+"""
+SLICES = """
+sampling:
+  {patch_size: [16, 16, 1], neighbours: 1, balance: slice, patches_per_epoch: 8, patches_per_visit: 2, queue_length: 4}
+"""
+PICTURES = """
+sampling:
+  {patch_size: [20, 20, 1], border: mirror, patches_per_epoch: 8, patches_per_visit: 2, queue_length: 4}
+"""
+CELLS = {"images": ["image/{case}.png"], "label": "label/{case}.png"}
+
+
+def make_planar_study(folder: Path, form: str, cases: int = 5) -> Path:
+    """The config of a study in two dimensions: ``"slices"`` of volumes, or ``"pictures"`` with valid convolutions."""
+    if form == "slices":
+        write_phantom_dataset(folder / "data", PhantomSpec(cases=cases, kind="blobs", shape=(24, 24, 24)))
+        sections = SLICES
+    else:
+        write_phantom_dataset(folder / "data", PhantomSpec(cases=cases, kind="cells", shape=(40, 32, 1)))
+        sections = PICTURES
+    content = yaml.safe_load(TINY.format(folder=folder)) | yaml.safe_load(PLANAR) | yaml.safe_load(sections)
+    if form == "pictures":
+        content["data"] |= {"layout": "folders", "folders": CELLS, "labels": {"membrane": 0, "cell": 1}}
+        content["model"] |= {"padding": "valid", "upsampling": "transposed"}
+        content["prepare"] |= {"separation": {"w0": 5, "sigma": 3}}
+        content["loss"] = {"terms": [{"kind": "cross_entropy"}]}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
     return path
 
 

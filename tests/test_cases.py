@@ -236,3 +236,29 @@ def test_real_sets_have_no_fault(real_data: Callable[[str], Path], name: str, co
 def test_two_real_cases_that_share_an_image_are_told(real_data: Callable[[str], Path]) -> None:
     notes = find_faults(read_dataset(real_data("heart_left_atrium")))
     assert [(note.kind, note.where) for note in notes] == [("same_image", "la_005, la_026")]
+
+
+def test_cases_that_hold_no_foreground_by_declaration_need_no_label_map(tmp_path: Path) -> None:
+    write_case(tmp_path / "patients", "a")
+    write_nifti(tmp_path / "healthy" / "b.nii.gz", np.zeros(SHAPE, np.int16))
+    dataset = read_dataset(
+        tmp_path,
+        folders_images=["patients/{case}/image.nii.gz"],
+        folders_label="patients/{case}/mask.nii.gz",
+        folders_negatives=["healthy/{case}.nii.gz"],
+        labels={"background": 0, "tumour": 1},
+    )
+    assert [(case.case_id, case.negative, case.labelled) for case in dataset.cases] == [
+        ("a", False, True),
+        ("b", True, True),
+    ]
+    assert find_faults(dataset) == []
+
+
+def test_cases_whose_images_cannot_be_read_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        write_case(tmp_path, case)
+        path = tmp_path / case / "image.nii.gz"
+        path.write_bytes(path.read_bytes()[:-30])
+    found = find_faults(read_dataset(tmp_path, labels={"background": 0, "tumour": 1}, **PATTERNS))
+    assert [fault.kind for fault in found] == ["unreadable", "unreadable"]

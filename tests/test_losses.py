@@ -21,8 +21,9 @@ def example(classes: int = 3, dims: int = 3) -> tuple[torch.Tensor, torch.Tensor
 
 
 def loss(kind: str, **settings: object) -> torch.nn.Module:
-    outer = {k: settings.pop(k) for k in ("class_weights", "ignore_label", "values") if k in settings}
-    return build_loss([LossTerm(kind, **settings)], **{"values": VALUES, **outer})
+    names = ("class_weights", "ignore_label", "values", "regions")
+    outer = {k: settings.pop(k) for k in names if k in settings}
+    return build_loss([LossTerm(kind, **settings)], **({} if "regions" in outer else {"values": VALUES}) | outer)
 
 
 @pytest.mark.parametrize("batch", [False, True])
@@ -148,3 +149,162 @@ def test_gradients_are_right(kind: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="hinge"):
         loss("hinge")
+
+
+# --- regions: a sigmoid each, overlapping
+
+REGIONS = ((1, 2, 3), (2, 3), (3,))
+
+
+def region_example(ignored: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, label values, and the masks of the regions."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(2, 3, 6, 5, 4, generator=generator)
+    label = torch.randint(0, 4, (2, 6, 5, 4), generator=generator, dtype=torch.uint8)
+    masks = torch.stack([label >= 1, label >= 2, label >= 3], dim=1).float()
+    if ignored:
+        label[:, :2] = 9
+    return logits.requires_grad_(), label, masks
+
+
+def test_cross_entropy_of_regions_is_torchs_binary_one() -> None:
+    logits, label, masks = region_example()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, masks)
+    ours = loss("cross_entropy", regions=REGIONS)(logits, label)
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (ours, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_one_region_is_one_output() -> None:
+    logits, label, masks = region_example()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, :1], masks[:, :1])
+    torch.testing.assert_close(loss("cross_entropy", regions=[(1, 2, 3)])(logits[:, :1], label), expected)
+
+
+def test_cross_entropy_of_regions_weighs_regions() -> None:
+    logits, label, masks = region_example()
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean(dim=(0, 2, 3, 4))
+    expected = (each * torch.tensor([1.0, 2.0, 5.0])).sum() / 8
+    torch.testing.assert_close(
+        loss("cross_entropy", regions=REGIONS, class_weights=[1.0, 2.0, 5.0])(logits, label), expected
+    )
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_dice_of_regions_is_monais(batch: bool) -> None:
+    logits, label, masks = region_example()
+    reference = monai.losses.DiceLoss(sigmoid=True, batch=batch, smooth_nr=1e-5, smooth_dr=1e-5)
+    torch.testing.assert_close(loss("dice", regions=REGIONS, batch=batch)(logits, label), reference(logits, masks))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_of_regions_is_monais(gamma: float) -> None:
+    logits, label, masks = region_example()
+    reference = monai.losses.FocalLoss(gamma=gamma)
+    torch.testing.assert_close(loss("focal", regions=REGIONS, gamma=gamma)(logits, label), reference(logits, masks))
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_dice_and_focal_of_regions_are_monais(weight: float) -> None:
+    logits, label, masks = region_example()
+    reference = monai.losses.DiceFocalLoss(sigmoid=True, smooth_nr=1e-5, smooth_dr=1e-5, lambda_focal=weight)
+    ours = build_loss([LossTerm("dice"), LossTerm("focal", weight=weight)], regions=REGIONS)
+    torch.testing.assert_close(ours(logits, label), reference(logits, masks))
+
+
+def test_tversky_and_generalised_dice_of_regions_are_monais() -> None:
+    logits, label, masks = region_example()
+    tversky = monai.losses.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7, smooth_nr=1e-5, smooth_dr=1e-5)
+    torch.testing.assert_close(loss("tversky", regions=REGIONS)(logits, label), tversky(logits, masks))
+    generalised = monai.losses.GeneralizedDiceLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)
+    torch.testing.assert_close(loss("generalised_dice", regions=REGIONS)(logits, label), generalised(logits, masks))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_perfect_answer_in_regions_costs_nothing_and_a_wrong_one_much(kind: str) -> None:
+    _, label, masks = region_example()
+    right = 60 * masks - 30
+    assert float(loss(kind, regions=REGIONS)(right, label)) == pytest.approx(0.0, abs=1e-4)
+    assert float(loss(kind, regions=REGIONS)(-right, label)) > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ignored_voxels_change_nothing_in_regions(kind: str) -> None:
+    logits, label, _ = region_example(ignored=True)
+    function = loss(kind, regions=REGIONS, ignore_label=9)
+    value = function(logits, label)
+    gradient = torch.autograd.grad(value, logits)[0]
+    assert (gradient[:, :, :2] == 0).all()
+    torch.testing.assert_close(value, loss(kind, regions=REGIONS)(logits[:, :, 2:], label[:, 2:]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_regions_stay_finite_with_extreme_logits_and_nothing_to_find(kind: str) -> None:
+    logits, label, _ = region_example()
+    for labels in (label, torch.zeros_like(label), torch.full_like(label, 9)):
+        extreme = (1e4 * logits.detach()).to(torch.bfloat16).requires_grad_()
+        value = loss(kind, regions=REGIONS, ignore_label=9)(extreme, labels)
+        assert value.dtype == torch.float32
+        assert torch.isfinite(value)
+        assert torch.isfinite(torch.autograd.grad(value, extreme)[0]).all()
+
+
+def test_a_wrong_answer_is_never_too_sure_to_be_learnt_from() -> None:
+    logits = torch.tensor([[[40.0]]], requires_grad=True)  # 1 - sigmoid(40) is 0 in float32
+    value = loss("cross_entropy", regions=[(1,)])(logits, torch.zeros(1, 1, dtype=torch.uint8))
+    assert float(value.detach()) == pytest.approx(40.0)
+    assert float(torch.autograd.grad(value, logits)[0]) == pytest.approx(1.0)
+
+
+def test_region_values_above_a_byte_are_not_taken_for_others() -> None:
+    label = torch.tensor([[44, 0]], dtype=torch.uint8)  # 300 is 44 in a byte
+    logits = torch.full((1, 1, 2), -30.0)
+    assert float(loss("cross_entropy", regions=[(300,)])(logits, label)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"values": (0, 1), "regions": [(1,)]}])
+def test_outputs_are_either_classes_or_regions(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="either"):
+        build_loss([LossTerm("dice")], **settings)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("outputs", [{}, {"regions": ((1,), (1, 2), (2,))}])
+def test_a_weight_of_two_counts_a_voxel_twice(kind: str, outputs: dict[str, object]) -> None:
+    logits, label = example()
+    weights = 1.0 + torch.randint(0, 3, label.shape, generator=torch.Generator().manual_seed(5))
+    function = loss(kind, **outputs)
+    total = sum(
+        float(function(logits[:, :, x, y, z, None], label[:, x, y, z, None], weights[:, x, y, z, None]).detach())
+        for x in range(6)
+        for y in range(5)
+        for z in range(4)
+    )
+    # the mean over voxels of each one's weighted loss: the weights' own sum divides nothing
+    torch.testing.assert_close(function(logits, label, weights).detach(), torch.tensor(total / 120))
+    torch.testing.assert_close(function(logits, label, 3 * weights), 3 * function(logits, label, weights))
+    assert torch.equal(function(logits, label, torch.ones_like(weights)), function(logits, label))
+
+
+def test_the_weighted_cross_entropy_is_the_u_net_papers_up_to_the_number_of_voxels() -> None:
+    logits, label = example()
+    weights = torch.rand(label.shape, generator=torch.Generator().manual_seed(5))
+    p = torch.softmax(logits, dim=1).gather(1, label[:, None])[:, 0]
+    expected = -(weights * p.log()).sum() / label.numel()  # eq. 1 has no minus sign and is a sum
+    torch.testing.assert_close(loss("cross_entropy")(logits, label, weights), expected)
+
+
+@pytest.mark.parametrize("kind", ["dice", "generalised_dice", "tversky"])
+def test_ratios_know_no_voxel_weights(kind: str) -> None:
+    logits, label = example()
+    assert torch.equal(loss(kind)(logits, label, torch.full(label.shape, 7.0)), loss(kind)(logits, label))
+
+
+def test_weights_of_ignored_voxels_count_nowhere() -> None:
+    logits, label = example()
+    label[:, :2] = 9
+    weights = torch.ones(label.shape)
+    expected = loss("cross_entropy", ignore_label=9)(logits, label, weights)
+    weights[:, :2] = 1e6
+    assert torch.equal(loss("cross_entropy", ignore_label=9)(logits, label, weights), expected)

@@ -149,3 +149,31 @@ def test_the_table_tells_the_worst_cases_and_the_infinite_distances():
     assert "(1 inf)" in text
     assert "2 of 3" in text
     assert len({tuple(row) for row in rows(summary)}) == 1
+
+
+def test_accuracy_counts_the_background_and_is_defined_without_foreground():
+    score = scored(cube((3, 2, 2)), cube())[1].overlap
+    assert score.accuracy == 1 - 32 / 2880
+    assert Overlap(0, 0, 0, 5).accuracy == 1
+    assert math.isnan(Overlap(0, 0, 0, 0).accuracy)
+    summary = summary_of(some_cases())
+    by_case = {c["case"]: c["metrics"]["1"]["Accuracy"] for c in summary["metric_per_case"]}
+    assert by_case == {"a": 1 - 32 / 2880, "b": 1, "c": 1, "d": 1 - 8 / 2880}
+    assert summary["per_label"]["1"]["Accuracy"]["n"] == 4
+    pooled = summary["pooled_over_all_voxels_of_all_cases"]["1"]
+    assert pooled["Accuracy"] == (pooled["TP"] + pooled["TN"]) / (4 * 2880) == 1 - 40 / (4 * 2880)
+    assert "flatters" in summary["rules"]["accuracy"]
+
+
+def test_negatives_are_the_cases_without_the_label_and_labels_without_any_are_left_out():
+    found = summary_of(some_cases())["negatives"]
+    assert {label: entry["cases"] for label, entry in found.items()} == {"1": 1, "2": 4}
+    assert found["2"]["cases_with_false_positives"] == 0
+    alarms = {"a": scored(cube(), 0 * cube(), (1, 2)), "b": scored(cube(label=2), cube(label=2), (1, 2))}
+    found = summary_of(alarms)["negatives"]
+    assert found["1"]["false_positive_voxels"] == {"mean": 32, "median": 32, "max": 64}
+    assert found["1"]["false_positive_mL"]["max"] == pytest.approx(0.064)
+    assert found["2"]["cases"] == 1
+    always = {"a": scored(cube(), cube(), (1, 2))}
+    assert "1" not in summary_of(always)["negatives"]
+    assert "negatives: absent wrongly found in 0 of 1 cases" in format_summary(summary_of(always))

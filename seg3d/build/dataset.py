@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from seg3d.cases import Dataset, Split, read_dataset, split_cases
+from seg3d.cases import Dataset, DeclaredRegion, Region, Split, read_dataset, split_cases
 from seg3d.config import Config
 from seg3d.errors import ConfigError
-from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
+from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe, Separation
 
 
 def build_dataset(config: Config) -> Dataset:
@@ -19,11 +19,13 @@ def build_dataset(config: Config) -> Dataset:
         layout=chosen.layout,
         folders_images=() if chosen.folders is None else tuple(chosen.folders.images),
         folders_label=None if chosen.folders is None else chosen.folders.label,
+        folders_negatives=() if chosen.folders is None else chosen.folders.negatives,
         channels=chosen.channels,
         labels=chosen.labels,
         ignore_label=chosen.ignore_label,
         group_pattern=chosen.group_pattern,
         groups=chosen.groups,
+        regions=None if chosen.regions is None else [DeclaredRegion(**r.model_dump()) for r in chosen.regions],
     )
 
 
@@ -48,6 +50,9 @@ def build_recipe(config: Config, channels: int) -> Recipe:
             **crop.model_dump(exclude={"foreground"}),
         ),
         spacing_mm=chosen.spacing_mm,
+        size=chosen.size,
+        separation=None if chosen.separation is None else Separation(**chosen.separation.model_dump()),
+        slice_axis=config.sampling.thin_axes[0] if config.model.dims == 2 else None,
         normalise=tuple(Normalisation(**step.model_dump()) for step in chosen.normalise),
     )
 
@@ -80,3 +85,15 @@ def foreground(labels: Mapping[str, int], ignore_label: int | None) -> dict[str,
 def classes(labels: Mapping[str, int], ignore_label: int | None) -> tuple[int, ...]:
     """Label value of each output of the network, background first."""
     return tuple(sorted({0, *foreground(labels, ignore_label).values()}))
+
+
+def outputs(labels: Mapping[str, int], ignore_label: int | None, regions: Sequence[Region]) -> int:
+    """Outputs of the network: one for each region, without any one for each label with the background."""
+    return len(regions) or len(classes(labels, ignore_label))
+
+
+def scored(labels: Mapping[str, int], ignore_label: int | None, regions: Sequence[Region]) -> dict[int, str]:
+    """Names of what is scored in training, by label value: regions by the one they are shown as, else labels."""
+    if regions:
+        return {region.label: region.name for region in regions}
+    return {value: name for name, value in foreground(labels, ignore_label).items()}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from seg3d.build.dataset import classes, foreground, split_members
-from seg3d.cases import Split
+from seg3d.build.dataset import classes, foreground, outputs, split_members
+from seg3d.cases import Region, Split
 from seg3d.config import Config
 from seg3d.errors import ConfigError
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.keyed import derived_seed
-from seg3d.losses import LossTerm, build_loss
-from seg3d.models import ReducedUNet
+from seg3d.losses import LossTerm, WeightedLoss, build_loss
+from seg3d.models import AttentionUNet, ReducedUNet, UNet
+from seg3d.models.planar import Planar
 from seg3d.sampling.augment import Augmentation
 from seg3d.sampling.certificate import Certifier
 from seg3d.sampling.patches import PatchReader
@@ -28,6 +29,13 @@ from seg3d.training.fit import FitSettings
 from seg3d.training.module import SegmentationModule
 from seg3d.training.reproducibility import Reproducibility, chance_seed
 from seg3d.training.schedule import build_optimizer, factor
+from seg3d.volume import Shape
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "reduced_unet": ReducedUNet,
+    "unet": UNet,
+    "attention_unet": AttentionUNet,
+}
 
 
 def resolve(config: Config) -> Config:
@@ -75,19 +83,29 @@ def build_split(config: Config, cases: Sequence[StoredInfo], groups: Mapping[str
 def build_network(config: Config, channels: int, outputs: int) -> nn.Module:
     """The network with fresh weights, drawn from torch's generator."""
     chosen = config.model
-    return ReducedUNet(
-        channels,
-        outputs,
-        dims=chosen.dims,
-        features=tuple(chosen.features),
-        norm=chosen.norm,
-        dropout=chosen.dropout,
-        activation=chosen.activation,
-    )
+    settings: dict[str, Any] = {
+        "dims": chosen.dims,
+        "features": tuple(chosen.features),
+        "norm": chosen.norm,
+        "dropout": chosen.dropout,
+        "activation": chosen.activation,
+    }
+    if chosen.kind == "unet":
+        settings |= {"padding": chosen.padding, "upsampling": chosen.upsampling}
+    slices = 1 + 2 * config.sampling.neighbours
+    network = _NETWORKS[chosen.kind](channels * slices, outputs, **settings)
+    return Planar(network, config.sampling.thin_axes[0]) if chosen.dims == 2 else network
 
 
-def build_window(config: Config) -> SlidingWindow:
-    """How whole volumes are predicted."""
+def build_margin(config: Config) -> Shape:
+    """Voxels along x, y, z by which the input of the network is larger than its answer, on each side."""
+    thin = config.sampling.thin_axes if config.model.dims == 2 else ()
+    x, y, z = (config.sampling.neighbours if axis in thin else config.model.margin for axis in range(3))
+    return x, y, z
+
+
+def build_window(config: Config, regions: Sequence[Region] = ()) -> SlidingWindow:
+    """How whole volumes are predicted; regions have a sigmoid each, labels softmax together."""
     chosen = config.predict
     return SlidingWindow(
         tile_size=chosen.tile_size or config.sampling.patch_size,
@@ -95,7 +113,20 @@ def build_window(config: Config) -> SlidingWindow:
         batch_size=chosen.batch_size,
         mirror=tuple(sorted("xyz".index(axis) for axis in chosen.mirror)),
         precision=_window_precision(config),
+        activation="sigmoid" if regions else "softmax",
+        margin=build_margin(config),
+        border=config.sampling.border,
+        aligned=_alignment(config),
     )
+
+
+def _alignment(config: Config) -> Shape | None:
+    """Stride along x, y, z where the answer for a voxel is the same in every tile: no need to blend."""
+    if config.model.padding != "valid" or config.model.norm == "instance":
+        return None
+    thin = config.sampling.thin_axes if config.model.dims == 2 else ()
+    x, y, z = (1 if axis in thin else config.model.stride for axis in range(3))
+    return x, y, z
 
 
 def _window_precision(config: Config) -> str:
@@ -142,8 +173,16 @@ def build_data(
         patches_per_visit=chosen.patches_per_visit,
         balance=chosen.balance,
         seed=config.seed,
+        slice_axis=chosen.thin_axes[0] if chosen.thin_axes else 2,
     )
-    reader = PatchReader(plan.cases, chosen.patch_size, build_augmentation(config), config.seed)
+    reader = PatchReader(
+        plan.cases,
+        chosen.patch_size,
+        build_augmentation(config),
+        config.seed,
+        margin=build_margin(config),
+        border=chosen.border,
+    )
     return PatchDataModule(
         plan,
         reader,
@@ -156,7 +195,13 @@ def build_data(
 
 
 def build_module(
-    config: Config, channels: int, labels: Mapping[str, int], ignore_label: int | None, steps: int, seed: int | None
+    config: Config,
+    channels: int,
+    labels: Mapping[str, int],
+    ignore_label: int | None,
+    steps: int,
+    seed: int | None,
+    regions: Sequence[Region] = (),
 ) -> SegmentationModule:
     """The training module.
 
@@ -167,26 +212,56 @@ def build_module(
         ignore_label: Label value that counts nowhere.
         steps: Optimiser steps of the whole training.
         seed: Seed of dropout, or ``None`` where nothing is seeded.
+        regions: Sets of labels that are predicted instead of single labels.
+
+    Raises:
+        ConfigError: The loss does not fit the labels or regions.
     """
     values = classes(labels, ignore_label)
-    wanted = config.loss.class_weights
-    weights = None if wanted is None else class_weights(wanted, labels, "loss.class_weights", {})
     optimizer, schedule = config.train.optimizer, config.train.schedule
     return SegmentationModule(
-        build_network(config, channels, len(values)),
-        build_loss(
-            [LossTerm(**term.model_dump()) for term in config.loss.terms],
-            class_weights=None if weights is None else [weights.get(value, 1.0) for value in values],
-            ignore_label=ignore_label,
-            values=values,
-        ),
+        build_network(config, channels, outputs(labels, ignore_label, regions)),
+        build_weighted_loss(config, labels, ignore_label, regions),
         partial(build_optimizer, **optimizer.model_dump()),
         partial(factor, total_steps=steps, **schedule.model_dump()),
-        build_window(config).probabilities,
+        build_window(config, regions).probabilities,
         labels=[value for value in values if value != 0],
+        regions=regions,
         ignore_label=ignore_label,
         seed=None if seed is None else derived_seed(seed, "dropout"),
         ema_decay=config.train.ema_decay,
+    )
+
+
+def build_weighted_loss(
+    config: Config, labels: Mapping[str, int], ignore_label: int | None, regions: Sequence[Region]
+) -> WeightedLoss:
+    """The loss of labels, or of regions, whose weights have their names.
+
+    Args:
+        config: The config.
+        labels: Label values by name, without the ignored one.
+        ignore_label: Label value that counts nowhere.
+        regions: Sets of labels that are predicted instead of single labels.
+
+    Raises:
+        ConfigError: It does not fit the labels or regions.
+    """
+    terms = [LossTerm(**term.model_dump()) for term in config.loss.terms]
+    for number, term in enumerate(terms):
+        if regions and term.include_background:
+            where, fix = f"loss.terms.{number}.include_background", "Leave it out."
+            raise ConfigError("has no effect with regions, which have no background", where=where, fix=fix)
+    names = {region.name: number for number, region in enumerate(regions)} or labels
+    numbers = tuple(range(len(regions))) or classes(labels, ignore_label)
+    wanted = config.loss.class_weights
+    weights = None if wanted is None else class_weights(wanted, names, "loss.class_weights", {})
+    return build_loss(
+        terms,
+        class_weights=None if weights is None else [weights.get(number, 1.0) for number in numbers],
+        ignore_label=ignore_label,
+        values=() if regions else numbers,
+        regions=[region.values for region in regions],
     )
 
 

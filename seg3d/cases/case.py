@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from seg3d.cases.regions import Region
 from seg3d.errors import Fault
 
 
@@ -17,12 +18,19 @@ class Case:
         images: One file per channel, or one file with all channels.
         label: The label map, or ``None``.
         group: Patient or group; cases of one group are never split apart.
+        negative: It holds no foreground by declaration: its label map is all background and needs no file.
     """
 
     case_id: str
     images: tuple[Path, ...]
     label: Path | None
     group: str
+    negative: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it is known where its foreground is."""
+        return self.negative or self.label is not None
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Dataset:
         ignore_label: Label value that counts nowhere, or ``None``.
         source: Folder or table that was read.
         faults: What is wrong with the layout itself; such a dataset is not to be used.
+        regions: Sets of labels that are predicted instead of single labels, in their order; empty: labels are.
     """
 
     name: str
@@ -46,3 +55,4 @@ class Dataset:
     ignore_label: int | None
     source: Path
     faults: tuple[Fault, ...] = ()
+    regions: tuple[Region, ...] = ()

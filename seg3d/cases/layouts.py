@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.cases.case import Case, Dataset
+from seg3d.cases.folders import read_folders
+from seg3d.cases.regions import DeclaredRegion, Region, find_regions, nnunet_regions
 from seg3d.errors import ConfigError, DataError, Fault
-from seg3d.io import SUFFIXES, image_stem
+from seg3d.io import SUFFIXES, image_stem, is_picture
 
 LAYOUTS = ("auto", "msd", "nnunet", "table", "folders")
 _RESERVED = ("case", "label", "group", "patient")
@@ -25,11 +27,13 @@ def read_dataset(
     layout: str = "auto",
     folders_images: Sequence[str] = (),
     folders_label: str | None = None,
+    folders_negatives: Sequence[str] = (),
     channels: Sequence[str] | None = None,
     labels: Mapping[str, int] | None = None,
     ignore_label: int | None = None,
     group_pattern: str | None = None,
     groups: Mapping[str, str] | None = None,
+    regions: Sequence[DeclaredRegion] | None = None,
 ) -> Dataset:
     """The dataset at ``source``; its files are listed, not opened.
 
@@ -38,11 +42,13 @@ def read_dataset(
         layout: One of :data:`LAYOUTS`; ``"auto"`` looks.
         folders_images: For ``"folders"``: a path pattern per channel, relative to ``source``, with ``{case}``.
         folders_label: The pattern of the label maps.
+        folders_negatives: Patterns of images that hold no foreground by declaration and need no label map.
         channels: Names of the channels; else as the dataset says.
         labels: Label values by name; else as the dataset says.
         ignore_label: Label value that counts nowhere; else as the dataset says.
         group_pattern: Regular expression whose first group, found in a case name, is its patient.
         groups: Groups by case name; they go before ``group_pattern``.
+        regions: Sets of labels that are predicted instead of single labels; else as the dataset says.
 
     Raises:
         DataError: The source does not exist or is of no known layout.
@@ -52,18 +58,21 @@ def read_dataset(
     if kind == "table":
         found = _read_table(source)
     elif kind == "folders":
-        found = _read_folders(source, folders_images, folders_label)
+        found = read_folders(source, folders_images, folders_label, folders_negatives)
     else:
         found = _read_json(source, kind)
     cases = sorted((_grouped(c, group_pattern, groups or {}) for c in found.cases), key=lambda c: (c.case_id, c.images))
     chosen = found.labels if labels is None else dict(labels)
+    ignored = found.ignore_label if ignore_label is None else ignore_label
+    masks, faults = _regions(source, found, regions, chosen, ignored)
     return replace(
         found,
         cases=tuple(cases),
         channels=found.channels if channels is None else tuple(channels),
         labels=dict(sorted(chosen.items(), key=lambda item: (item[1], item[0]))),
-        ignore_label=found.ignore_label if ignore_label is None else ignore_label,
-        faults=tuple(sorted({*found.faults, *_duplicates(cases), *_label_faults(source, chosen)})),
+        ignore_label=ignored,
+        faults=tuple(sorted({*faults, *_duplicates(cases), *_label_faults(source, chosen)})),
+        regions=masks,
     )
 
 
@@ -85,6 +94,22 @@ def _find_layout(source: Path, layout: str, has_patterns: bool) -> str:
             expected="dataset.json (Medical Segmentation Decathlon, nnU-Net), a .csv or .tsv table, or data.folders",
         )
     return layout
+
+
+def _regions(
+    source: Path,
+    found: Dataset,
+    declared: Sequence[DeclaredRegion] | None,
+    labels: Mapping[str, int],
+    ignore_label: int | None,
+) -> tuple[tuple[Region, ...], list[Fault]]:
+    """The declared regions, or the dataset's where none are, and the faults of the dataset with theirs."""
+    if declared is not None:
+        regions, faults = find_regions(declared, labels, ignore_label, "data.regions")
+        return regions, [*(fault for fault in found.faults if not fault.kind.startswith("region_")), *faults]
+    own = [DeclaredRegion(region.name, region.values, region.label) for region in found.regions]
+    regions, faults = find_regions(own, labels, ignore_label, str(_json_file(source)))
+    return regions, [*found.faults, *faults]
 
 
 def _json_file(source: Path) -> Path:
@@ -126,21 +151,15 @@ def _read_msd(path: Path, content: dict[str, Any]) -> Dataset:
 def _read_nnunet(path: Path, content: dict[str, Any]) -> Dataset:
     names = content.get("channel_names", content.get("modality", {"0": "image"}))
     channels = tuple(str(name) for _, name in sorted(names.items(), key=_number))
-    labels, faults = {}, []
-    for name, value in content["labels"].items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            faults.append(
-                Fault(str(path), "label_not_a_number", f"label {name!r} is a region", str(value), "one whole number")
-            )
-        else:
-            labels[str(name)] = value
+    labels, declared, faults = nnunet_regions(content, str(path))
     ignore = labels.get("ignore")
+    regions, wrong = find_regions(declared, labels, ignore, str(path))
     ending = str(content.get("file_ending", ".nii.gz"))
     if not ending.lower().endswith(SUFFIXES):
         raise DataError("the file ending is not supported", where=path, got=ending, expected=", ".join(SUFFIXES))
     cases, more = _nnunet_cases(path.parent, content, ending, len(channels))
     name = str(content.get("name", path.parent.name))
-    return Dataset(name, tuple(cases), channels, labels, ignore, path.parent, (*faults, *more))
+    return Dataset(name, tuple(cases), channels, labels, ignore, path.parent, (*faults, *wrong, *more), regions)
 
 
 def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: int) -> tuple[list[Case], list[Fault]]:
@@ -166,13 +185,21 @@ def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: in
     cases = [
         Case(
             case,
-            tuple(root / "imagesTr" / f"{case}_{number:04d}{ending}" for number in range(channels)),
+            tuple(
+                root / "imagesTr" / f"{case}_{number:04d}{ending}"
+                for number in range(_file_count(numbers, ending, channels))
+            ),
             root / "labelsTr" / f"{case}{ending}" if case in labelled else None,
             "",
         )
-        for case in sorted(found)
+        for case, numbers in sorted(found.items())
     ]
     return cases, faults
+
+
+def _file_count(numbers: set[int], ending: str, channels: int) -> int:
+    """Files of a case: a colour picture may hold all channels in the file of the first."""
+    return 1 if numbers == {0} and is_picture(Path(ending)) else channels
 
 
 def _explicit_cases(root: Path, entries: dict[str, Any]) -> tuple[list[Case], list[Fault]]:
@@ -212,44 +239,6 @@ def _read_table(path: Path) -> Dataset:
     return Dataset(path.stem, tuple(cases), channels, {}, None, path, tuple(faults))
 
 
-def _read_folders(root: Path, images: Sequence[str], label: str | None) -> Dataset:
-    for pattern in [*images, *([] if label is None else [label])]:
-        if "{case}" not in pattern or Path(pattern).is_absolute():
-            raise ConfigError(
-                "a pattern is relative and holds {case}",
-                where="data.folders",
-                got=pattern,
-                expected="{case}/image.nii.gz",
-            )
-    names = _match(root, images[0])
-    labelled = _match(root, label) if label is not None else []
-    faults = [
-        Fault(case, "missing_file", "a label map without image", str(label), images[0])
-        for case in sorted(set(labelled) - set(names))
-    ]
-    cases = [
-        Case(
-            case,
-            tuple(root / pattern.replace("{case}", case) for pattern in images),
-            root / label.replace("{case}", case) if label is not None and case in labelled else None,
-            "",
-        )
-        for case in names
-    ]
-    if not cases:
-        raise DataError("no file fits the pattern", where=root, got=images[0])
-    channels = tuple(image_stem(Path(pattern.replace("{case}", ""))).strip("_-") for pattern in images)
-    return Dataset(root.resolve().name, tuple(cases), channels, {}, None, root, tuple(faults))
-
-
-def _match(root: Path, pattern: str) -> list[str]:
-    """Case names of the files that fit a pattern, sorted."""
-    parts = [re.escape(part) for part in pattern.split("{case}")]
-    expression = re.compile(f"{parts[0]}(?P<case>[^/]+)" + "(?P=case)".join(parts[1:]))
-    files = (file.relative_to(root).as_posix() for file in root.glob(pattern.replace("{case}", "*")))
-    return sorted(match["case"] for match in map(expression.fullmatch, files) if match)
-
-
 def _grouped(case: Case, pattern: str | None, groups: Mapping[str, str]) -> Case:
     group = groups.get(case.case_id, case.group)
     if not group and pattern is not None:
@@ -266,11 +255,14 @@ def _grouped(case: Case, pattern: str | None, groups: Mapping[str, str]) -> Case
 
 
 def _duplicates(cases: Sequence[Case]) -> list[Fault]:
-    counts = Counter(case.case_id for case in cases)
+    files: dict[str, list[str]] = {}
+    for case in cases:
+        files.setdefault(case.case_id, []).append(str(case.images[0]))
+    fix = "Rename them, or let {case} of a pattern take in more of the file name."
     return [
-        Fault(case, "duplicate_case", "several cases have the same name", str(count), "1", "Rename them.")
-        for case, count in sorted(counts.items())
-        if count > 1
+        Fault(case, "duplicate_case", "several cases have the same name", ", ".join(same), "one case", fix)
+        for case, same in sorted(files.items())
+        if len(same) > 1
     ]
 
 

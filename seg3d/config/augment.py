@@ -8,6 +8,7 @@ from pydantic import Field
 
 from seg3d.config.base import (
     Float,
+    Int,
     NonNegative,
     NonNegativeRange,
     NonNegativeTriple,
@@ -20,6 +21,7 @@ from seg3d.config.base import (
 )
 
 Factor = Annotated[Float, Field(ge=1)]
+Points = tuple[Annotated[Int, Field(ge=2)], Annotated[Int, Field(ge=2)], Annotated[Int, Field(ge=1)]]
 _CHANCE = "probability that a patch gets it, 0 to 1"
 
 
@@ -49,6 +51,16 @@ class Elastic(Section):
     p: Share = Field(default=0.3, description=_CHANCE)
     control_spacing_mm: Positive = Field(default=24.0, description="distance of the control points, mm")
     sd_mm: NonNegative = Field(default=3.0, description="standard deviation of the control points' shifts, mm")
+    control_points: Points | None = Field(
+        default=None, description="number of control points along x, y and z; null: as control_spacing_mm says"
+    )
+
+
+class Rot90(Section):
+    """Turn by 90, 180 or 270 degrees."""
+
+    p: Share = Field(default=0.5, description=_CHANCE)
+    about: Literal["x", "y", "z"] = Field(default="z", description="axis that patches are turned about")
 
 
 class Noise(Section):
@@ -109,3 +121,4 @@ class AugmentSection(Section):
     contrast: Contrast | None = Field(default=None, description="distance from the mean times a factor; null: off")
     gamma: Gamma | None = Field(default=None, description="grey values raised to a power; null: off")
     low_resolution: LowResolution | None = Field(default=None, description="larger voxels and back; null: off")
+    rot90: Rot90 | None = Field(default=None, description="quarter turns; null: off")

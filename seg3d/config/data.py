@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from seg3d.config.base import Bool, Count, Float, Int, NonNegative, PositiveTriple, Section, Share, Size, refuse
+from seg3d.config.base import Bool, Count, Float, Int, NonNegative, PositiveTriple, Section, Share, Size, Unique, refuse
 from seg3d.errors import Fault
 
 
@@ -39,6 +39,9 @@ class Folders(Section):
     )
     label: Template | None = Field(
         default=None, description="file of the label map, relative to the source; null: no labels"
+    )
+    negatives: tuple[Template, ...] = Field(
+        default=(), description="files of images that hold no foreground and have no label map, relative to the source"
     )
 
 
@@ -85,6 +88,31 @@ class SplitSection(Section):
         return self
 
 
+def _label_name(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _region_list(value: Any) -> Any:
+    """``{name: labels}``, the short way to write regions, as a list."""
+    return [{"name": name, "labels": labels} for name, labels in value.items()] if isinstance(value, dict) else value
+
+
+LabelName = Annotated[str, BeforeValidator(_label_name)]
+
+
+class RegionSection(Section):
+    """Labels that are predicted as one mask, which may overlap others."""
+
+    name: str = Field(min_length=1, description="name of the region")
+    labels: Annotated[tuple[LabelName, ...], Unique] = Field(
+        min_length=1, description="names or values of the labels that belong to it"
+    )
+    label: LabelName | None = Field(
+        default=None,
+        description="label it is shown as in a label map; null: the lowest of its labels that is in no later region",
+    )
+
+
 class DataSection(Section):
     """Where the data are and how they are split."""
 
@@ -99,6 +127,11 @@ class DataSection(Section):
     )
     labels: dict[str, Count] | None = Field(default=None, description="label value by name; null: as the dataset says")
     ignore_label: Count | None = Field(default=None, description="label value of voxels that count nowhere")
+    regions: Annotated[tuple[RegionSection, ...], BeforeValidator(_region_list)] | None = Field(
+        default=None,
+        description="masks that are predicted instead of labels, one sigmoid output each, {name: [label, ...]} for "
+        "short; in a label map later ones lie over earlier ones; null: as the dataset says; []: none",
+    )
     group_pattern: Annotated[str, AfterValidator(_pattern)] | None = Field(
         default=None, description="regular expression on the case id whose first group gives the patient"
     )
@@ -197,6 +230,16 @@ class NormalisationSection(Section):
         return faults
 
 
+class SeparationSection(Section):
+    """Loss weights that teach a network to part touching objects (Ronneberger et al. 2015, equation 2)."""
+
+    w0: NonNegative = Field(default=10.0, description="largest weight that is added between two objects")
+    sigma: Annotated[Float, Field(gt=0)] = Field(
+        default=5.0, description="width of the gap over which it is added, voxels"
+    )
+    class_balance: Bool = Field(default=True, description="weigh each class so that all weigh the same in a scan")
+
+
 class PrepareSection(Section):
     """How a scan is prepared before it is stored."""
 
@@ -204,7 +247,20 @@ class PrepareSection(Section):
     spacing_mm: PositiveTriple | None = Field(
         default=None, description="voxel size after resampling, mm; null: no resampling"
     )
+    size: tuple[Size | None, Size | None, Size | None] | None = Field(
+        default=None,
+        description="voxels along x, y, z after resampling, null along an axis keeps its own; null: as spacing_mm says",
+    )
+    separation: SeparationSection | None = Field(
+        default=None, description="weigh the loss more between touching objects; null: all voxels alike"
+    )
     normalise: tuple[NormalisationSection, ...] = Field(
         default=(NormalisationSection(kind="zscore"),), min_length=1, description="one for all channels or one for each"
     )
     workers: Size | None = Field(default=None, description="processes that prepare scans; null: one for each CPU core")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.size is not None and self.spacing_mm is not None:
+            refuse(Fault("size", "wrong_value", "does not go with spacing_mm", str(list(self.size)), "one of them"))
+        return self

@@ -32,13 +32,27 @@ class SamplingSection(Section):
     patches_per_epoch: Size = Field(default=256, description="number of patches of an epoch")
     patches_per_visit: Size = Field(default=4, description="number of patches drawn each time a case is opened")
     queue_length: Size = Field(default=64, description="number of patches among which the next one is drawn")
-    balance: Literal["case", "class", "lesion"] = Field(
-        default="case", description="what is drawn evenly: cases, cases within a class, lesions within a class"
+    balance: Literal["case", "class", "lesion", "slice"] = Field(
+        default="case",
+        description="what is drawn evenly: cases, voxels of a class, lesions of a class, or (dims 2) slices that hold "
+        "a class, for the background those that hold nothing else",
     )
     class_weights: dict[str, NonNegative] | None = Field(
         default=None,
         description="weight of each label name at the patch centre; null: half background, half foreground",
     )
+    neighbours: Count = Field(
+        default=0, description="slices on each side that are given to the network as more channels (dims 2)"
+    )
+    border: Literal["constant", "mirror"] = Field(
+        default="constant",
+        description="what lies beyond a scan: constant: its lowest grey value, background; mirror: the scan mirrored",
+    )
+
+    @property
+    def thin_axes(self) -> tuple[int, ...]:
+        """Axes (0, 1, 2) along which a patch has a single voxel."""
+        return tuple(axis for axis, size in enumerate(self.patch_size) if size == 1)
 
 
 def _whole(value: Any) -> Any:
@@ -53,8 +67,13 @@ Dims = Annotated[Literal[2, 3], BeforeValidator(_whole)]  # 3.0 would pass as 3
 class ModelSection(Section):
     """The network."""
 
-    kind: Literal["reduced_unet"] = Field(default="reduced_unet", description="architecture")
-    dims: Dims = Field(default=3, description="dimensions of the convolutions")
+    kind: Literal["reduced_unet", "unet", "attention_unet"] = Field(
+        default="reduced_unet",
+        description="architecture: strided down, nearest up; Ronneberger et al. 2015; Oktay et al. 2018",
+    )
+    dims: Dims = Field(
+        default=3, description="dimensions of the convolutions; 2: patches are slices, 1 voxel along one axis"
+    )
     features: tuple[Size, ...] = Field(
         default=(32, 64, 128), min_length=1, description="channels of each level, finest first"
     )
@@ -63,11 +82,47 @@ class ModelSection(Section):
         default=0.0, description="probability of dropout, 0 to below 1"
     )
     activation: Literal["relu", "leaky_relu"] = Field(default="leaky_relu", description="activation function")
+    padding: Literal["same", "valid"] = Field(
+        default="same",
+        description="valid: convolutions without padding, the input is larger than the patch (kind unet)",
+    )
+    upsampling: Literal["nearest", "transposed"] = Field(
+        default="nearest", description="how the coarser level is brought to the finer one (kind unet)"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(
+            *(
+                Fault(key, "wrong_value", f"has no effect with kind {self.kind}", getattr(self, key), "kind unet")
+                for key in ("padding", "upsampling")
+                if self.kind != "unet" and getattr(self, key) != type(self).model_fields[key].default
+            )
+        )
+        return self
 
     @property
     def stride(self) -> int:
         """Voxels of the input that one voxel of the coarsest level covers along an axis."""
         return int(2 ** (len(self.features) - 1))
+
+    @property
+    def margin(self) -> int:
+        """Voxels that valid convolutions lose on each side of an axis."""
+        return 6 * self.stride - 4 if self.padding == "valid" else 0
+
+    def nearest_size(self, length: int) -> int:
+        """The size nearest to ``length`` that the network can answer for along an axis."""
+        # with valid convolutions every level but the coarsest loses two voxels on each side after it was doubled
+        lost = 4 * (self.stride - 1) if self.padding == "valid" else 0
+        return max(1, (length + lost + self.stride // 2) // self.stride) * self.stride - lost
+
+
+def _loss_kind(value: Any) -> Any:
+    if value in ("bce", "binary_cross_entropy"):
+        text = "the binary cross-entropy is cross_entropy with data.regions, which have a sigmoid output each"
+        raise PydanticCustomError("loss_kind", text)
+    return value
 
 
 LossKind = Literal["cross_entropy", "dice", "generalised_dice", "focal", "tversky"]
@@ -83,12 +138,18 @@ _OPTION_OF: dict[str, tuple[LossKind, ...]] = {
 class LossTermSection(Section):
     """One term of the loss."""
 
-    kind: LossKind = Field(default="dice", description="loss function")
+    kind: Annotated[LossKind, BeforeValidator(_loss_kind)] = Field(
+        default="dice",
+        description="loss function, of softmax over labels, or of a sigmoid for each of data.regions: cross_entropy is "
+        "then the binary one (BCE); a map of voxel weights counts in cross_entropy and focal alone",
+    )
     weight: NonNegative = Field(default=1.0, description="factor of the term in the sum")
     gamma: NonNegative = Field(default=2.0, description="focusing exponent (kind focal)")
     alpha: NonNegative = Field(default=0.3, description="weight of false positives (kind tversky)")
     beta: NonNegative = Field(default=0.7, description="weight of false negatives (kind tversky)")
-    include_background: Bool = Field(default=False, description="count the background as a class (kinds dice, tversky)")
+    include_background: Bool = Field(
+        default=False, description="count the background as a class (kinds dice, tversky; regions have none)"
+    )
     batch: Bool = Field(
         default=False,
         description="sums over the whole batch instead of each patch (kinds dice, generalised_dice, tversky)",
@@ -122,7 +183,8 @@ class LossSection(Section):
         description="terms that are added up",
     )
     class_weights: dict[str, NonNegative] | None = Field(
-        default=None, description="weight of each label name, 1 for those not named; null: all alike"
+        default=None,
+        description="weight of each label, with data.regions of each region, by name; 1 for others; null: all alike",
     )
 
 
@@ -189,6 +251,9 @@ class PredictSection(Section):
         default=(), description="axes along which tiles are also mirrored and averaged"
     )
     probabilities: Bool = Field(default=False, description="write the probabilities too")
+    attention: Bool = Field(
+        default=False, description="write where each gate looks, finest first (model.kind attention_unet)"
+    )
     keep_largest: Annotated[tuple[str, ...], Unique] = Field(
         default=(), description="label names of which only the largest connected component is kept"
     )

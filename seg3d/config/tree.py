@@ -69,18 +69,67 @@ class Config(Section):
         refuse(
             *self._size_faults("sampling.patch_size", self.sampling.patch_size),
             *self._size_faults("predict.tile_size", self.predict.tile_size),
+            *self._plane_faults(),
+            *self._augment_faults(),
+            *self._attention_faults(),
             *self._queue_faults(),
             *self._folder_faults(),
         )
         return self
 
     def _size_faults(self, key: str, size: Sequence[int] | None) -> list[Fault]:
-        stride, axes = self.model.stride, self.model.dims
-        if size is None or all(length % stride == 0 for length in size[:axes]):
+        if size is None:
             return []
-        nearest = [max(1, (length + stride // 2) // stride) * stride for length in size[:axes]] + list(size[axes:])
-        what = f"not divisible by {stride}, the stride of a network of {len(self.model.features)} levels"
+        thin = self.sampling.thin_axes if self.model.dims == 2 else ()
+        nearest = [1 if axis in thin else self.model.nearest_size(length) for axis, length in enumerate(size)]
+        if nearest == list(size):
+            return []
+        stride, levels = self.model.stride, len(self.model.features)
+        what = f"not divisible by {stride}, the stride of a network of {levels} levels"
+        if self.model.padding == "valid":
+            what = f"not a size that valid convolutions of {levels} levels can answer for"
         return [Fault(key, "wrong_value", what, str(list(size)), str(nearest), f"The nearest size is {nearest}")]
+
+    def _plane_faults(self) -> list[Fault]:
+        """What goes with slices only, and what slices need."""
+        chosen = self.sampling
+        if self.model.dims == 2:
+            if len(chosen.thin_axes) == 1:
+                return []
+            what = "a network of 2 dimensions takes slices: one voxel along one axis"
+            fix = "[256, 256, 1] is axial, [256, 1, 256] coronal, [1, 256, 256] sagittal"
+            return [Fault("sampling.patch_size", "wrong_value", what, str(list(chosen.patch_size)), fix=fix)]
+        return [
+            Fault(key, "wrong_value", "has no effect on volumes", str(got), "model.dims 2")
+            for key, got, default in (
+                ("sampling.neighbours", chosen.neighbours, 0),
+                ("sampling.balance", chosen.balance, None),
+            )
+            if got != default and (key != "sampling.balance" or got == "slice")
+        ]
+
+    def _attention_faults(self) -> list[Fault]:
+        if not self.predict.attention or (self.model.kind == "attention_unet" and len(self.model.features) > 1):
+            return []
+        return [Fault("predict.attention", "wrong_value", "this network has no gates", fix="model.kind attention_unet")]
+
+    def _augment_faults(self) -> list[Fault]:
+        """Transforms that the shape of a patch does not allow."""
+        part, size = self.augment.rot90, self.sampling.patch_size
+        faults = []
+        if part is not None:
+            across = [length for axis, length in zip("xyz", size, strict=True) if axis != part.about]
+            if across[0] != across[1]:
+                what = f"quarter turns about {part.about} need patches that are square across it"
+                faults.append(Fault("augment.rot90", "wrong_value", what, str(list(size)), "two equal sizes"))
+        affine = self.augment.affine
+        if affine is not None and self.model.dims == 2 and len(self.sampling.thin_axes) == 1:
+            thin = self.sampling.thin_axes[0]
+            if any(angle for axis, angle in enumerate(affine.rotation_deg) if axis != thin):
+                what = f"a slice turns in its plane only, about {'xyz'[thin]}"
+                got = str(list(affine.rotation_deg))
+                faults.append(Fault("augment.affine.rotation_deg", "wrong_value", what, got, "0 for the others"))
+        return faults
 
     def _queue_faults(self) -> list[Fault]:
         length, visit = self.sampling.queue_length, self.sampling.patches_per_visit
@@ -101,8 +150,20 @@ class Config(Section):
 
 # what a check between sections reads; where one of these is at fault the check says nothing
 READ_BY: dict[str, tuple[str, ...]] = {
-    "sampling.patch_size": ("sampling.patch_size", "model.features", "model.dims"),
-    "predict.tile_size": ("predict.tile_size", "model.features", "model.dims"),
+    "sampling.patch_size": ("sampling.patch_size", "model.features", "model.dims", "model.padding", "model.kind"),
+    "predict.tile_size": (
+        "predict.tile_size",
+        "model.features",
+        "model.dims",
+        "model.padding",
+        "model.kind",
+        "sampling.patch_size",
+    ),
+    "sampling.neighbours": ("sampling.neighbours", "model.dims"),
+    "sampling.balance": ("sampling.balance", "model.dims"),
+    "predict.attention": ("predict.attention", "model.kind", "model.features"),
+    "augment.rot90": ("augment.rot90", "sampling.patch_size"),
+    "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", "model.dims"),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "data.folders": ("data.folders", "data.layout"),
 }

@@ -7,7 +7,7 @@ taken in one after the other, so that memory does not grow with their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,15 +40,19 @@ class McDropout:
 
 
 class Spread:
-    """Running mean and spread of class probabilities over members.
+    """Running mean and spread of the outputs' probabilities over members.
 
-    Held are mean and sum of squared deviations of each class and the mean of the members' entropies: ``2 class + 1``
-    maps, however many members there are. One must have been added before anything is asked for.
+    Held are mean and sum of squared deviations of each output and the mean of the members' entropies:
+    ``2 output + 1`` maps, however many members there are. One must have been added before anything is asked for.
+
+    Args:
+        uncertainty: Entropy of probabilities: :func:`entropy` of classes, :func:`binary_entropy` of regions.
 
     Source: Welford, Note on a method for calculating corrected sums of squares and products (Technometrics 1962).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, uncertainty: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        self._uncertainty = uncertainty or entropy
         self.members = 0
         self.mean = torch.empty(0)
         self._squares = torch.empty(0)
@@ -56,7 +60,7 @@ class Spread:
 
     @torch.inference_mode()
     def add(self, probabilities: torch.Tensor) -> None:
-        """Take in a member's probabilities ``(class, x, y, z)``; they are neither kept nor changed."""
+        """Take in a member's probabilities ``(output, x, y, z)``; they are neither kept nor changed."""
         if not self.members:
             self.mean, self._squares = torch.zeros_like(probabilities), torch.zeros_like(probabilities)
             self._entropy = torch.zeros_like(probabilities[0])
@@ -65,12 +69,15 @@ class Spread:
             step = found - mean
             mean.add_(step / self.members)
             squares.add_(step * (found - mean))
-        self._entropy += (entropy(probabilities) - self._entropy) / self.members
+        self._entropy += (self._uncertainty(probabilities) - self._entropy) / self.members
 
     @property
     def entropy(self) -> torch.Tensor:
-        """Entropy ``(x, y, z)`` of the mean, in nats: all that is uncertain; 0 to the log of the number of classes."""
-        return entropy(self.mean)
+        """Entropy ``(x, y, z)`` of the mean, in nats: all that is uncertain.
+
+        0 to the log of the number of classes; of regions 0 to their number times the log of 2.
+        """
+        return self._uncertainty(self.mean)
 
     @property
     @torch.inference_mode()
@@ -107,6 +114,18 @@ def entropy(probabilities: torch.Tensor) -> torch.Tensor:
     return total.clamp_(min=0.0)  # a mean of float32 weights may end a rounding above 1
 
 
+@torch.inference_mode()
+def binary_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Sum over regions of the entropy of being in it or not, ``(x, y, z)`` in nats, from ``(region, x, y, z)``.
+
+    It is the entropy of all regions together if they are independent, and at least that if they are not.
+    """
+    total = torch.zeros_like(probabilities[0])
+    for share in probabilities:
+        total += torch.special.entr(share) + torch.special.entr((1 - share).clamp_(min=0.0))
+    return total.clamp_(min=0.0)
+
+
 def member_probabilities(
     networks: Sequence[nn.Module],
     window: SlidingWindow,
@@ -115,7 +134,7 @@ def member_probabilities(
     dropout: McDropout | None,
     scan: str,
 ) -> Iterator[torch.Tensor]:
-    """Each member's class probabilities ``(class, x, y, z)``, one after the other.
+    """Each member's probabilities ``(output, x, y, z)``, one after the other.
 
     Args:
         networks: Each gives one answer, or as many as there are passes of dropout.

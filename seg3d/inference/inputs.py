@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.errors import DataError
-from seg3d.io import SUFFIXES, image_stem
+from seg3d.io import SUFFIXES, answer_name, image_stem, is_picture, read_header
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -31,7 +31,8 @@ def find_scans(inputs: Sequence[Path], channels: int) -> list[Scan]:
 
     A model of one channel takes every image file under its own name. A model of several takes the files
     ``NAME_0000``, ``NAME_0001``, ... of a scan, as nnU-Net names them; the answer is called ``NAME``. A file of another
-    name holds all channels. A folder gives the image files directly in it.
+    name, and a picture that has them all, holds all channels. A folder gives the image files directly in it. The answer
+    to a JPEG is a PNG.
 
     Args:
         inputs: Files and folders.
@@ -41,13 +42,17 @@ def find_scans(inputs: Sequence[Path], channels: int) -> list[Scan]:
         DataError: An input does not exist, holds no image, a channel is missing, or two scans have the same name.
     """
     files = [file for path in inputs for file in _expand(path)]
-    scans = [Scan(file.name, (file,)) for file in files] if channels == 1 else _group(files, channels)
+    scans = [_whole(file) for file in files] if channels == 1 else _group(files, channels)
     scans.sort(key=lambda scan: scan.name)
     stems = [image_stem(Path(scan.name)) for scan in scans]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise DataError("several scans have the same name", where=", ".join(twice), fix="Predict them separately.")
     return scans
+
+
+def _whole(file: Path) -> Scan:
+    return Scan(answer_name(file), (file,))
 
 
 def _expand(path: Path) -> list[Path]:
@@ -67,10 +72,11 @@ def _group(files: Sequence[Path], channels: int) -> list[Scan]:
     for file in files:
         stem = image_stem(file)
         match = _CHANNEL.fullmatch(stem)
-        if match is None:  # a file with all channels on its fourth axis
-            whole.append(Scan(file.name, (file,)))
+        # a file with all channels on its fourth axis, or a colour picture whose name ends in a number
+        if match is None or (is_picture(file) and read_header(file).channels == channels):
+            whole.append(_whole(file))
             continue
-        name = f"{match['case']}{file.name[len(stem) :]}"
+        name = answer_name(file.with_name(f"{match['case']}{file.name[len(stem) :]}"))
         found.setdefault(name, {})[int(match["channel"])] = file
     for name, parts in found.items():
         if sorted(parts) != list(range(channels)):

@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from seg3d.cases import Region, assemble_regions
 from seg3d.errors import DataError
+from seg3d.inference.attention import attention_maps
 from seg3d.inference.cleanup import clean_up
-from seg3d.inference.ensemble import McDropout, Spread, member_probabilities
+from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.preparation import (
     Prepared,
@@ -32,15 +34,19 @@ class Prediction:
 
     Attributes:
         label: ``(x, y, z)`` label map, smallest unsigned integer type.
-        probabilities: By label value, ``(x, y, z)`` float32; empty unless asked for.
-        uncertainty: ``"entropy"``, ``"mutual_information"`` (both of the class, in nats) and ``"sd"`` (of the
-            probability of the label that the label map shows, population SD over the members), each ``(x, y, z)``
-            float32; 0 outside the crop; empty where there is but one answer. See :mod:`seg3d.inference.ensemble`.
+        probabilities: By label value, or by name of the region, ``(x, y, z)`` float32; empty unless asked for.
+        uncertainty: ``"entropy"``, ``"mutual_information"`` (both of the class, or summed over regions, in nats) and
+            ``"sd"`` (of the probability of the label or region that the label map shows, population SD over the
+            members; where it shows none of the regions, the largest of theirs), each ``(x, y, z)`` float32; 0 outside
+            the crop; empty where there is but one answer. See :mod:`seg3d.inference.ensemble`.
+        attention: Coefficients of each gate of the first network, the finest first, ``(x, y, z)`` float32; empty unless
+            asked for.
     """
 
     label: NDArray[Any]
-    probabilities: Mapping[int, NDArray[np.float32]]
+    probabilities: Mapping[int | str, NDArray[np.float32]]
     uncertainty: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    attention: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +58,14 @@ class Predictor:
         window: How a volume is tiled.
         recipe: The preparation that the network was trained with.
         channels: Names of the channels that it was trained with.
-        labels: Label value of each output, background first.
+        labels: Label value of each output, background first; with regions the labels that there are.
         device: Where it is computed.
         keep_largest: Labels of which only the largest component is kept.
         min_size_ml: Smallest volume of a component by label.
         others: Further members of the ensemble; they have the first one's channels, labels and preparation.
         mc_dropout: Sample the dropout of each network instead of leaving it out.
+        regions: What each output is where it is no label; the window then has sigmoid probabilities.
+        attention: Also give the attention coefficients of the first network.
     """
 
     network: nn.Module
@@ -70,13 +78,15 @@ class Predictor:
     min_size_ml: Mapping[int, float] = field(default_factory=dict)
     others: tuple[nn.Module, ...] = ()
     mc_dropout: McDropout | None = None
+    regions: tuple[Region, ...] = ()
+    attention: bool = False
 
     def predict(self, volumes: Sequence[Volume], *, probabilities: bool = False, name: str = "") -> Prediction:
         """The label map of a scan; nothing is taken from a label.
 
         Args:
             volumes: One volume per channel, or one with all channels, on one grid.
-            probabilities: Also give the foreground labels' probabilities; zero outside the crop.
+            probabilities: Also give the probabilities of foreground labels or regions; zero outside the crop.
             name: Name of the scan; Monte-Carlo dropout is keyed by it.
 
         Raises:
@@ -92,7 +102,7 @@ class Predictor:
             )
         prepared = prepare_image(volumes, self.recipe)
         members = self._members(prepared, name)
-        spread = Spread() if self.others or self.mc_dropout else None
+        spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
         found = _mean(members, spread)
         label = clean_up(
             self._label(found, prepared),
@@ -101,22 +111,38 @@ class Predictor:
             min_size_ml=self.min_size_ml,
         )
         maps = {
-            value: restore_probability(found[i], prepared.way_back, outside=0.0)
-            for i, value in enumerate(self.labels)
-            if probabilities and value != 0
+            name: restore_probability(found[i], prepared.way_back, outside=0.0)
+            for i, name in enumerate(self._names)
+            if probabilities and name != 0
         }
-        return Prediction(label, maps, {} if spread is None else self._uncertainty(spread, label, prepared))
+        uncertainty = {} if spread is None else self._uncertainty(spread, label, prepared)
+        return Prediction(label, maps, uncertainty, self._attention(prepared) if self.attention else ())
+
+    @property
+    def _names(self) -> tuple[int | str, ...]:
+        """What each output is called: a label by its value, a region by its name."""
+        return tuple(region.name for region in self.regions) or self.labels
 
     def _members(self, prepared: Prepared, name: str) -> Iterator[torch.Tensor]:
-        outside = prepared.image.min(axis=(1, 2, 3)).astype(np.float32).tolist()
-        image = torch.from_numpy(np.ascontiguousarray(prepared.image)).to(self.device)
         networks = (self.network, *self.others)
-        return member_probabilities(networks, self.window, image, outside, self.mc_dropout, name)
+        return member_probabilities(networks, self.window, *self._input(prepared), self.mc_dropout, name)
+
+    def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:
+        """The image on the device, and what each channel is beyond it."""
+        outside: list[float] = prepared.image.min(axis=(1, 2, 3)).astype(np.float32).tolist()
+        return torch.from_numpy(np.ascontiguousarray(prepared.image)).to(self.device), outside
+
+    def _attention(self, prepared: Prepared) -> tuple[NDArray[np.float32], ...]:
+        maps = attention_maps(self.network, self.window, *self._input(prepared)).cpu().numpy()
+        return tuple(restore_probability(found, prepared.way_back, outside=0.0) for found in maps)
 
     def _label(self, found: NDArray[np.float32], prepared: Prepared) -> NDArray[Any]:
-        """Label map on the source grid: the argmax is taken there when the recipe resamples."""
+        """Label map on the source grid: what is most probable is decided there when the recipe resamples."""
+        if self.regions:
+            restored = (restore_probability(values, prepared.way_back, outside=0.0) for values in found)
+            return assemble_regions(restored, self.regions).astype(np.min_scalar_type(max(self.labels)))
         values = np.array(self.labels, dtype=np.min_scalar_type(max(self.labels)))
-        if self.recipe.spacing_mm is None:
+        if not prepared.way_back.resampled:
             return restore_label(values[found.argmax(axis=0)], prepared.way_back)
         chosen: NDArray[Any] = values[restore_class_probabilities(found, prepared.way_back)]
         return chosen
@@ -128,10 +154,13 @@ class Predictor:
             return restore_probability(values.cpu().numpy(), prepared.way_back, outside=0.0)
 
         sd = np.zeros(label.shape, np.float32)
-        for output, value in enumerate(self.labels):
+        for output, value in enumerate([region.label for region in self.regions] or self.labels):
             chosen = label == value
-            if chosen.any():
-                sd[chosen] = restore(spread.sd(output))[chosen]
+            if self.regions or chosen.any():
+                found = restore(spread.sd(output))
+                sd[chosen] = found[chosen]
+                if self.regions:
+                    np.maximum(sd, found, out=sd, where=label == 0)
         return {
             "entropy": restore(spread.entropy),
             "mutual_information": restore(spread.mutual_information),

@@ -1,6 +1,33 @@
-"""NIfTI and NRRD in and out, on their own grids; a broken file is a clear error before anything is allocated."""
+"""Scans and pictures in and out, on their own grids; a broken file is a clear error before anything is allocated."""
 
-from seg3d.io.files import SUFFIXES, image_stem, read_header, read_label_map, read_volume, write_like
-from seg3d.io.header import ImageHeader
+from seg3d.io.files import (
+    SUFFIXES,
+    answer_name,
+    image_stem,
+    is_picture,
+    read_header,
+    read_image,
+    read_label_map,
+    read_volume,
+    write_like,
+)
+from seg3d.io.header import ImageHeader, PictureFacts
+from seg3d.io.labels import count_labels, describe_undeclared
+from seg3d.io.picture import fit_channels
 
-__all__ = ["SUFFIXES", "ImageHeader", "image_stem", "read_header", "read_label_map", "read_volume", "write_like"]
+__all__ = [
+    "SUFFIXES",
+    "ImageHeader",
+    "PictureFacts",
+    "answer_name",
+    "count_labels",
+    "describe_undeclared",
+    "fit_channels",
+    "image_stem",
+    "is_picture",
+    "read_header",
+    "read_image",
+    "read_label_map",
+    "read_volume",
+    "write_like",
+]

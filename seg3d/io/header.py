@@ -23,8 +23,9 @@ class ImageHeader:
         grid: Where its voxels lie.
         channels: Values per voxel.
         dtype: Voxel type in the file, in native byte order.
-        format: ``"nifti"`` or ``"nrrd"``.
-        native: The header of the library that reads the format; an answer is written with its codes.
+        format: ``"nifti"``, ``"nrrd"`` or ``"picture"``.
+        native: The header of the library that reads the format, with whose codes an answer is written; of a picture
+            its :class:`PictureFacts`.
     """
 
     path: Path
@@ -33,6 +34,41 @@ class ImageHeader:
     dtype: np.dtype[Any]
     format: str
     native: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What the header of a picture says beyond its size.
+
+    Attributes:
+        kind: ``"png"``, ``"tiff"`` or ``"jpeg"``.
+        bits: Bits of a sample in the file.
+        alpha: Whether it has an alpha channel, which counts for nothing.
+        palette: Whether its pixels are indices into a table of colours.
+        turned: Whether viewers are told to show it turned or mirrored; its pixels are read as they are stored.
+    """
+
+    kind: str
+    bits: int
+    alpha: bool = False
+    palette: bool = False
+    turned: bool = False
+
+
+def picture_grid(path: Path, width: int, height: int) -> Grid:
+    """The grid of a picture: x is the column, y the row, z has one voxel; a pixel stands for 1 mm.
+
+    Raises:
+        DataError: The picture has no pixels.
+    """
+    return checked_grid(path, (width, height, 1), np.eye(4))
+
+
+def truncated(path: Path, got: object) -> DataError:
+    """The error of a file that ends too early or whose content cannot be decoded."""
+    return DataError(
+        "the file is truncated or damaged", where=path, got=got, fix="Copy the file again from its source."
+    )
 
 
 def checked_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any]) -> Grid:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Overlap:
-    """Voxels by outcome. Every ratio is ``nan`` when prediction and reference are both empty, 0 when one is.
+    """Voxels by outcome. Every ratio but ``accuracy`` is ``nan`` when both masks are empty, 0 when one is.
 
     Attributes:
         tp: In both.
@@ -49,6 +49,12 @@ class Overlap:
     def recall(self) -> float:
         """``TP / (TP + FN)``, the sensitivity."""
         return self._ratio(self.tp, self.tp + self.fn)
+
+    @property
+    def accuracy(self) -> float:
+        """``(TP + TN) / all``; ``nan`` without any voxel. It flatters where foreground is rare."""
+        counted = self.tp + self.fp + self.fn + self.tn
+        return (self.tp + self.tn) / counted if counted else math.nan
 
     def _ratio(self, part: int, whole: int) -> float:
         if self.tp + self.fp + self.fn == 0:

@@ -13,6 +13,7 @@ import numpy as np
 from seg3d.keyed import keyed
 from seg3d.metrics.case import LabelScore
 from seg3d.metrics.lesions import Lesions
+from seg3d.metrics.negatives import negative_scores
 from seg3d.metrics.overlap import Overlap
 
 PerCase = Mapping[str, Mapping[int, LabelScore]]
@@ -22,6 +23,7 @@ METRICS: dict[str, Callable[[LabelScore], float]] = {
     "IoU": lambda s: s.overlap.iou,
     "Precision": lambda s: s.overlap.precision,
     "Recall": lambda s: s.overlap.recall,
+    "Accuracy": lambda s: s.overlap.accuracy,
     "HD95_mm": lambda s: s.surface.hd95_mm,
     "HD95_elements_mm": lambda s: s.surface.hd95_elements_mm,
     "ASSD_mm": lambda s: s.surface.assd_mm,
@@ -74,13 +76,14 @@ def summarise(
             {"case": case, "metrics": {str(label): _metrics(per_case[case][label]) for label in labels}}
             for case in cases
         ],
-        "mean": {label: {name: _plain(value) for name, value in m.items()} for label, m in mean.items()},
-        "foreground_mean": {name: _plain(_mean([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
-        "foreground_dice": _interval(of_case, resamples, seed, "foreground_dice"),
+        "mean": {label: {name: plain(value) for name, value in m.items()} for label, m in mean.items()},
+        "foreground_mean": {name: plain(_mean([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
+        "foreground_dice": interval(of_case, resamples, seed, "foreground_dice"),
         "per_label": per_label,
         "pooled_over_all_voxels_of_all_cases": {
             str(label): _pooled([scores[label] for scores in per_case.values()]) for label in labels
         },
+        "negatives": negative_scores(per_case, label_names),
         "cases": len(per_case),
         "rules": _rules(tolerance_mm, resamples),
     }
@@ -97,7 +100,7 @@ def _label_entry(label: int, name: str, scores: Sequence[LabelScore], resamples:
         "reference_empty": empty.count("reference"),
     }
     for metric, value in METRICS.items():
-        entry[metric] = _interval([value(score) for score in scores], resamples, seed, metric, label)
+        entry[metric] = interval([value(score) for score in scores], resamples, seed, metric, label)
     return entry
 
 
@@ -107,24 +110,30 @@ def _means(scores: Sequence[LabelScore]) -> dict[str, float]:
 
 def _metrics(score: LabelScore) -> dict[str, Any]:
     lesions = vars(score.lesions) | {
-        "sensitivity": _plain(score.lesions.sensitivity),
-        "precision": _plain(score.lesions.precision),
-        "f1": _plain(score.lesions.f1),
+        "sensitivity": plain(score.lesions.sensitivity),
+        "precision": plain(score.lesions.precision),
+        "f1": plain(score.lesions.f1),
     }
-    values = {name: _plain(value(score)) for name, value in METRICS.items()}
+    values = {name: plain(value(score)) for name, value in METRICS.items()}
     return {**values, **{n: count(score) for n, count in COUNTS.items()}, "Lesions": lesions, "Empty": score.empty}
 
 
 def _pooled(scores: Sequence[LabelScore]) -> dict[str, Any]:
     overlap = reduce(add, (score.overlap for score in scores), Overlap(0, 0, 0, 0))
     lesions = reduce(add, (score.lesions for score in scores), Lesions(0, 0, 0, 0))
-    ratios = {"Dice": overlap.dice, "IoU": overlap.iou, "Precision": overlap.precision, "Recall": overlap.recall}
+    ratios = {
+        "Dice": overlap.dice,
+        "IoU": overlap.iou,
+        "Precision": overlap.precision,
+        "Recall": overlap.recall,
+        "Accuracy": overlap.accuracy,
+    }
     voxels = {"TP": overlap.tp, "FP": overlap.fp, "FN": overlap.fn, "TN": overlap.tn}
-    found = vars(lesions) | {n: _plain(getattr(lesions, n)) for n in ("sensitivity", "precision", "f1")}
-    return {name: _plain(value) for name, value in ratios.items()} | voxels | {"Lesions": found}
+    found = vars(lesions) | {n: plain(getattr(lesions, n)) for n in ("sensitivity", "precision", "f1")}
+    return {name: plain(value) for name, value in ratios.items()} | voxels | {"Lesions": found}
 
 
-def _interval(values: Sequence[float], resamples: int, seed: int, *key: str | int) -> dict[str, Any]:
+def interval(values: Sequence[float], resamples: int, seed: int, *key: str | int) -> dict[str, Any]:
     """Mean, percentile bootstrap interval and median over the cases where the value is defined and finite."""
     finite = np.array([value for value in values if math.isfinite(value)])
     interval = None
@@ -132,7 +141,7 @@ def _interval(values: Sequence[float], resamples: int, seed: int, *key: str | in
         chosen = keyed(seed, "bootstrap", *key).integers(finite.size, size=(resamples, finite.size))
         interval = [float(v) for v in np.percentile(finite[chosen].mean(axis=1), (2.5, 97.5))]
     return {
-        "mean": _plain(_mean(values)),
+        "mean": plain(_mean(values)),
         "ci95": interval,
         "median": float(np.median(finite)) if finite.size else None,
         "n": int(finite.size),
@@ -146,7 +155,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(finite) / len(finite) if finite else math.nan
 
 
-def _plain(value: float) -> float | str | None:
+def plain(value: float) -> float | str | None:
     """What JSON knows."""
     if math.isnan(value):
         return None
@@ -155,8 +164,8 @@ def _plain(value: float) -> float | str | None:
 
 def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
     return {
-        "both_empty": "prediction and reference empty: every ratio and distance is undefined (null) and the case is "
-        "left out of means and counted under both_empty; never a free 1.0",
+        "both_empty": "prediction and reference empty: every ratio but Accuracy and every distance is undefined (null) "
+        "and the case is left out of their means and counted under both_empty; never a free 1.0",
         "one_empty": 'one of them empty: ratios are 0, distances infinite ("inf")',
         "means": "over cases with a defined, finite value; n says how many, n_infinite how many were infinite",
         "foreground_mean": "mean over labels of the means over cases",
@@ -167,5 +176,10 @@ def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
         "surface": "HD95_mm and ASSD_mm: between surface voxels, which have a face neighbour outside (as MONAI); "
         "HD95_elements_mm and SurfaceDice: over surface elements weighted by area (as DeepMind's surface-distance), "
         f"the surface Dice at a tolerance of {tolerance_mm:g} mm, a distance equal to it being within",
+        "accuracy": "(TP + TN) / all voxels that count: it flatters where the foreground is rare, since background is "
+        "easy and plentiful; a prediction without any foreground has one minus the foreground's share, and cases "
+        "without foreground count as well; never to be read as a Dice",
+        "negatives": "by label, the cases whose reference has none of it: how many have false positives, and mean, "
+        "median and maximum over all of them of false-positive voxels and mL; no Dice tells this",
         "lesions": "connected components of 26 neighbours; detected when one voxel overlaps",
     }

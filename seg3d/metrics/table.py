@@ -27,10 +27,22 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines += [_label_line(entry, pooled[label]["Lesions"]) for label, entry in summary["per_label"].items()]
     overall = summary["foreground_dice"]
     lines.append(f"foreground Dice over {overall['n']} cases: {_with_interval(overall)}")
+    lines += _region_lines(summary)
+    lines += _accuracy_lines(summary) + _negative_lines(summary) + _soft_lines(summary) + _cell_lines(summary)
     lines += [f"worst: {case}  {name}  Dice {dice:.3f}" for dice, case, name in _worst(summary)]
     lines.append("empty: cases in which neither prediction nor reference has the label; they give no score")
     lines.append("inf: cases in which one of them has not; their distance is infinite and not in the mean")
     return "\n".join(lines)
+
+
+def _region_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Where a network predicts regions: a line for each and their mean."""
+    if "regions" not in summary:
+        return []
+    found = summary["regions"]
+    pooled, overall = found["pooled_over_all_voxels_of_all_cases"], found["foreground_dice"]
+    lines = [_label_line(entry, pooled[label]["Lesions"]) for label, entry in found["per_label"].items()]
+    return ["regions:", *lines, f"region Dice over {overall['n']} cases: {_with_interval(overall)}"]
 
 
 def _label_line(entry: Mapping[str, Any], lesions: Mapping[str, Any]) -> str:
@@ -41,6 +53,45 @@ def _label_line(entry: Mapping[str, Any], lesions: Mapping[str, Any]) -> str:
         f"{_text(entry['SurfaceDice']['mean']):>9}{lesions['detected']:>8} of {lesions['reference']:<3}"
         f"{entry['both_empty']:>7}"
     )
+
+
+def _accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Of pictures alone: there it is what others quote."""
+    if not summary.get("thin_cases"):
+        return []
+    found = [f"{entry['name'][:15]} {_with_interval(entry['Accuracy'])}" for entry in summary["per_label"].values()]
+    return [f"pixel accuracy, which flatters where foreground is rare: {', '.join(found)}"] if found else []
+
+
+def _negative_lines(summary: Mapping[str, Any]) -> list[str]:
+    """With mL unless a picture is among the cases, whose pixels have no known size."""
+    return [
+        f"negatives: {entry['name'][:15]} wrongly found in {entry['cases_with_false_positives']} of {entry['cases']} "
+        f"cases without it; voxels: mean {entry['false_positive_voxels']['mean']:.1f}, "
+        f"median {entry['false_positive_voxels']['median']:g}, max {entry['false_positive_voxels']['max']:.0f}"
+        + ("" if summary.get("thin_cases") else f" (mean {entry['false_positive_mL']['mean']:.3g} mL)")
+        for entry in summary.get("negatives", {}).values()
+    ]
+
+
+def _soft_lines(summary: Mapping[str, Any]) -> list[str]:
+    found = summary.get("pooled_soft_dice", {}).values()
+    values = [f"{entry['name'][:15]} {_text(entry['value'])}" for entry in found if entry["value"] is not None]
+    return [f"pooled soft Dice, not comparable with means over cases: {', '.join(values)}"] if values else []
+
+
+def _cell_lines(summary: Mapping[str, Any]) -> list[str]:
+    if "cells" not in summary:
+        return []
+    cells = summary["cells"]
+    half = {name: _text(entry["mean"]) for name, entry in cells["at_0.5"].items()}
+    lines = [f"cells ({cells['name'][:15]}) of {cells['cases']} cases, borders thinned:"]
+    for name in ("V_Rand", "V_Info"):
+        best = cells["best_one_threshold"][name]
+        chosen = f"; best of all thresholds {_text(best[name])} at {best['threshold']:g}" if best else ""
+        parts = f"split {half[f'{name}_split']}, merge {half[f'{name}_merge']}"
+        lines.append(f"  {name} {_with_interval(cells['at_0.5'][name])} ({parts}) at 0.5{chosen}")
+    return lines
 
 
 def _worst(summary: Mapping[str, Any]) -> list[tuple[float, str, str]]:

@@ -15,6 +15,7 @@ from seg3d.atomic import atomic_path, write_json
 from seg3d.keyed import keyed
 from seg3d.phantom.blobs import blob_case
 from seg3d.phantom.chest import chest_case
+from seg3d.phantom.pictures import make_picture, picture_case_id, write_picture_case
 from seg3d.phantom.shapes import Frame, frame_of
 from seg3d.phantom.spec import PhantomSpec, Truth, Tumour
 from seg3d.volume import Grid, Volume
@@ -32,13 +33,16 @@ def make_phantom(spec: PhantomSpec, index: int) -> tuple[Volume, Volume, Truth]:
 
     Args:
         spec: The dataset.
-        index: Number of the case, 0 to ``spec.cases - 1``.
+        index: Number of the case, 0 to ``spec.cases - 1``; the controls follow.
 
     Raises:
         IndexError: There is no such case.
     """
-    if not 0 <= index < spec.cases:
-        raise IndexError(f"case index is 0 to {spec.cases - 1}, got {index}")
+    count = spec.cases + spec.negatives
+    if not 0 <= index < count:
+        raise IndexError(f"case index is 0 to {count - 1}, got {index}")
+    if spec.is_picture:
+        return make_picture(spec, index)
     frame = frame_of(*spec.grid_of(index))
     centre_mm = keyed(spec.seed, "phantom", spec.kind, "centre", index).uniform(-60, 60, 3).round(2)
     image, label, tumours = _drawn(spec, index, frame, centre_mm)
@@ -49,26 +53,37 @@ def make_phantom(spec: PhantomSpec, index: int) -> tuple[Volume, Volume, Truth]:
 
 
 def phantom_case_id(spec: PhantomSpec, index: int) -> str:
-    """Name of a case; names sort in the order of their indices."""
+    """Name of a case; names of volumes sort in the order of their indices."""
+    if spec.is_picture:
+        return picture_case_id(spec, index)
     digits = max(3, len(str(spec.cases - 1)))
     return f"{spec.kind.split('_')[0]}_{index:0{digits}d}"
 
 
-def write_phantom_dataset(folder: Path, spec: PhantomSpec, layout: str = "msd") -> Path:
-    """The folder, with every case written as ``.nii.gz``; the same spec gives the same bytes.
+def write_phantom_dataset(folder: Path, spec: PhantomSpec, layout: str | None = None) -> Path:
+    """The folder, with every case written as ``.nii.gz`` or, of a picture, PNG; the same spec gives the same bytes.
 
-    Layouts:
+    Layouts of volumes, ``msd`` unless told:
         ``msd``: ``imagesTr/``, ``labelsTr/`` and ``dataset.json``; several channels are the fourth axis.
         ``nnunet``: the same folders, one file per channel (``_0000``), nnU-Net v2's ``dataset.json``.
         ``folders``: ``CASE/PET_image.nii.gz`` and so on, no ``dataset.json``.
 
+    Pictures have ``folders`` alone, those of the sets they are modelled on: see :func:`write_picture_case`.
+
     Each file is written atomically and ``dataset.json`` last, so that a folder that has one is complete.
 
     Raises:
-        ValueError: ``layout`` is none of :data:`LAYOUTS`.
+        ValueError: ``layout`` is none of :data:`LAYOUTS`, or not one of the kind.
     """
+    layout = layout or ("folders" if spec.is_picture else "msd")
     if layout not in LAYOUTS:
         raise ValueError(f"layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if spec.is_picture:
+        if layout != "folders":
+            raise ValueError(f"pictures have the layout 'folders', got {layout!r}")
+        for index in range(spec.cases + spec.negatives):
+            write_picture_case(folder, spec, index)
+        return folder
     write_case = _CASE_WRITERS[layout]
     for index in range(spec.cases):
         image, label, truth = make_phantom(spec, index)

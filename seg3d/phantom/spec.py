@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from seg3d.keyed import keyed
 from seg3d.volume import Shape, Spacing
 
@@ -23,6 +25,8 @@ class Kind:
         labels: Names of the labels 1, 2, ...
         orientations: Axis codes that the cases take in turn.
         size_jitter: Largest relative change of the number of voxels from case to case.
+        heights: For a kind of pictures: heights as shares of the width, at even steps from the lowest to the highest;
+            ``size_jitter`` is then that of the width.
     """
 
     shape: Shape
@@ -31,10 +35,20 @@ class Kind:
     labels: tuple[str, ...]
     orientations: tuple[str, ...]
     size_jitter: float = 0.08
+    heights: tuple[float, ...] = ()
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the cases are pictures: x is the column, y the row from the top, z one thin axis."""
+        return bool(self.heights)
 
 
 def _fixed(x: float, y: float, z: float) -> tuple[Spacing, Spacing]:
     return (x, y, z), (x, y, z)
+
+
+def _pictures(width: int, channel: str, label: str, heights: tuple[float, ...], jitter: float = 0.0) -> Kind:
+    return Kind((width, width, 1), _fixed(1, 1, 1), (channel,), (label,), ("RAS",), jitter, heights)
 
 
 # the last two chest orientations exchange array axes, which readers that only flip get wrong
@@ -46,6 +60,10 @@ KINDS: dict[str, Kind] = {
     "sarcoma": Kind((49, 46, 53), _fixed(4.7, 4.7, 3.3), ("PET", "CT", "MR"), ("tumour",), ("LPS",)),
     "heart": Kind((64, 64, 48), _fixed(2.5, 2.5, 2.74), ("MRI",), ("left atrium",), ("RAS",)),
     "liver": Kind((64, 64, 48), _fixed(4, 4, 5), ("CT",), ("liver", "tumour"), ("RAS", "LPS")),
+    # sizes of the pictures as in the sets they are modelled on, at a quarter of their width
+    "xray": _pictures(128, "grey", "lung", (0.72, 0.82, 0.86, 0.92, 0.98, 1.05, 1.2), 0.25),
+    "mip": _pictures(100, "PET", "tumour", (1.06, 1.06, 1.07, 1.2, 1.22, 1.22, 1.22, 1.24, 1.4, 2.4)),
+    "cells": _pictures(128, "grey", "cell", (1.0,)),
     "blobs": Kind((32, 32, 32), _fixed(1, 1, 1), ("MRI",), ("blob",), ("RAS",), 0.0),
 }
 
@@ -60,12 +78,15 @@ class PhantomSpec:
         cases: Number of cases, at least 1.
         kind: A key of :data:`KINDS`.
         seed: Another seed gives other cases.
-        shape: Voxels along right, anterior, superior, the same in every case; at least 16 each.
+        shape: Voxels along right, anterior, superior, the same in every case; at least 16 each. Of pictures: columns
+            and rows, at least 32 each, and 1.
         spacing_mm: Voxel spacing along right, anterior, superior, the same in every case.
         tumour_free_share: Share of cases without a tumour, exact to one case (``chest_ct`` and ``liver``).
         channels: Number of channels; more than the kind has only for ``blobs``.
         labels: Names of the labels 1, 2, ...; a number other than the kind's only for ``blobs``.
         orientations: Axis codes such as ``"LPS"`` that the cases take in turn.
+        negatives: Number of controls, cases without a label map that follow the others (``mip``).
+        scale: Pictures: factor on the kind's size; 4 is about the size of the sets they are modelled on.
 
     Raises:
         ValueError: A value is out of range.
@@ -80,19 +101,38 @@ class PhantomSpec:
     channels: int | None = None
     labels: tuple[str, ...] | None = None
     orientations: tuple[str, ...] | None = None
+    negatives: int = 0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(sorted(KINDS))}, got {self.kind!r}")
         if self.cases < 1 or not 0 <= self.tumour_free_share <= 1:
             raise ValueError(f"cases is at least 1 and tumour_free_share within 0..1, got {self}")
-        if self.shape is not None and min(self.shape) < 16:
+        if self.is_picture:
+            self._check_picture()
+        elif self.shape is not None and min(self.shape) < 16:
             raise ValueError(f"shape is at least 16 along each axis, got {self.shape}")
+        elif self.scale != 1:
+            raise ValueError(f"scale is for pictures; give a shape, got {self.scale}")
+        if self.negatives < 0 or (self.negatives and self.kind != "mip"):
+            raise ValueError(f"negatives is at least 0, and 0 for {self.kind}, got {self.negatives}")
+        self._check_world()
+        self._check_names()
+
+    def _check_picture(self) -> None:
+        if self.spacing_mm is not None or self.orientations is not None:
+            raise ValueError(f"pictures have neither spacing_mm nor orientations, got {self}")
+        if self.shape is not None and (min(self.shape[:2]) < 32 or self.shape[2] != 1):
+            raise ValueError(f"shape is (columns, rows, 1), columns and rows at least 32, got {self.shape}")
+        if not 0.5 <= self.scale <= 16:
+            raise ValueError(f"scale is within 0.5..16, got {self.scale}")
+
+    def _check_world(self) -> None:
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm is positive, got {self.spacing_mm}")
         if not self.axis_codes or any(not _is_orientation(codes) for codes in self.axis_codes):
             raise ValueError(f"orientations are axis codes such as 'LPS', got {self.orientations}")
-        self._check_names()
 
     def _check_names(self) -> None:
         kind = KINDS[self.kind]
@@ -104,6 +144,11 @@ class PhantomSpec:
             raise ValueError(f"{self.kind} has {len(kind.labels)} labels, got {self.labels}")
         if not self.label_names or len(set(self.label_names)) != len(self.label_names):
             raise ValueError(f"labels are different names, got {self.labels}")
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the cases are pictures."""
+        return KINDS[self.kind].is_picture
 
     @property
     def channel_names(self) -> tuple[str, ...]:
@@ -124,8 +169,10 @@ class PhantomSpec:
         return KINDS[self.kind].orientations if self.orientations is None else self.orientations
 
     def grid_of(self, index: int) -> tuple[Shape, Spacing]:
-        """Shape and spacing of a case along right, anterior, superior, before it is turned."""
+        """Shape and spacing of a case along right, anterior, superior, before it is turned; of a picture its pixels."""
         kind = KINDS[self.kind]
+        if kind.is_picture:
+            return self.shape or self._picture_shape(index), kind.spacing_mm[0]
         rng = keyed(self.seed, "phantom", self.kind, "grid", index)
         size = 1 + kind.size_jitter * rng.uniform(-1, 1, 3)
         low, high = kind.spacing_mm
@@ -133,6 +180,15 @@ class PhantomSpec:
         nx, ny, nz = (max(16, round(n * float(factor))) for n, factor in zip(kind.shape, size, strict=True))
         x, y, z = (round(a + (b - a) * float(t), 3) for a, b, t in zip(low, high, share, strict=True))
         return self.shape or (nx, ny, nz), self.spacing_mm or (x, y, z)
+
+    def _picture_shape(self, index: int) -> Shape:
+        kind = KINDS[self.kind]
+        # controls have keys of their own: they do not change with the number of the other cases
+        key = ("control", index - self.cases) if index >= self.cases else ("grid", index)
+        rng = keyed(self.seed, "phantom", self.kind, *key)
+        width = round(self.scale * kind.shape[0] * (1 + kind.size_jitter * rng.uniform(-1, 1)))
+        share = np.interp(rng.random(), np.linspace(0, 1, len(kind.heights)), kind.heights)
+        return width, round(width * float(share)), 1
 
     def is_tumour_free(self, index: int) -> bool:
         """Whether the case has no tumour; these cases are spread evenly over the indices."""
@@ -146,9 +202,11 @@ class Tumour:
     """One tumour as it was made.
 
     Attributes:
-        centre_mm: Centre in RAS+ world millimetres.
-        radius_mm: Radius of the sphere of the same volume, before the tumour is clipped to the lung.
-        place: ``"parenchyma"`` (lies free in the lung), ``"pleura"``, ``"mediastinum"`` or ``"vessel"``.
+        centre_mm: Centre in RAS+ world millimetres; in a picture column, row and 0.
+        radius_mm: Radius of the sphere of the same volume, before the tumour is clipped to the lung; in a picture that
+            of the disc of the same area in pixels.
+        place: ``"parenchyma"`` (lies free in the lung), ``"pleura"``, ``"mediastinum"`` or ``"vessel"``; in a picture
+            the region of the body.
     """
 
     centre_mm: Vector
@@ -158,11 +216,19 @@ class Tumour:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a phantom by construction; ``tumours`` is empty for kinds other than ``chest_ct``."""
+    """What is known of a phantom by construction.
+
+    Attributes:
+        case_id: Name of the case.
+        orientation: Axis codes in which it is stored.
+        tumours: The tumours of ``chest_ct`` and ``mip``; other kinds do not say.
+        cells: Number of cells of ``cells``; 0 of other kinds.
+    """
 
     case_id: str
     orientation: str
     tumours: tuple[Tumour, ...] = field(default=())
+    cells: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON."""

@@ -4,11 +4,13 @@ from seg3d.preparation.pipeline import (
     Prepared,
     prepare_image,
     prepare_label,
+    prepare_weights,
+    refuse_oblique,
     restore_class_probabilities,
     restore_label,
     restore_probability,
 )
-from seg3d.preparation.recipe import Crop, ForegroundCrop, Normalisation, Recipe
+from seg3d.preparation.recipe import Crop, ForegroundCrop, Normalisation, Recipe, Separation
 from seg3d.preparation.wayback import WayBack
 
 __all__ = [
@@ -17,9 +19,12 @@ __all__ = [
     "Normalisation",
     "Prepared",
     "Recipe",
+    "Separation",
     "WayBack",
     "prepare_image",
     "prepare_label",
+    "prepare_weights",
+    "refuse_oblique",
     "restore_class_probabilities",
     "restore_label",
     "restore_probability",

@@ -20,8 +20,11 @@ from seg3d.preparation.resample import (
     resampled_grid,
     resampled_shape,
 )
+from seg3d.preparation.separation import separation_weights
 from seg3d.preparation.wayback import WayBack, turn_to_ras
-from seg3d.volume import Grid, Volume
+from seg3d.volume import Grid, Shape, Volume
+
+_OBLIQUE_DEG = 40.0  # at 45 two axes would be equally near
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +64,55 @@ def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
             )
     channels = [channel for volume in volumes for channel in volume.data]
     turn, grid = turn_to_ras(source)
+    if recipe.slice_axis is not None:
+        refuse_oblique(grid, recipe.slice_axis)
     whole = WayBack(source, turn, (0, 0, 0), grid.shape, grid.shape)
     start, shape = find_crop([whole.turned(channel) for channel in channels], grid, recipe.crop)
     cropped = grid.cropped(start, shape)
-    prepared = shape if recipe.spacing_mm is None else resampled_shape(cropped, recipe.spacing_mm)
+    prepared = _prepared_shape(cropped, recipe)
     way_back = WayBack(source, turn, start, shape, prepared)
     steps = recipe.normalise * (len(channels) if len(recipe.normalise) == 1 else 1)
     image = np.empty((len(channels), *prepared), dtype=np.float16)
     for number, (channel, step) in enumerate(zip(channels, steps, strict=True)):
         image[number] = as_stored(resample_image(normalise(way_back.cut(channel), step), prepared))
     return Prepared(image, resampled_grid(cropped, prepared), way_back)
+
+
+def _prepared_shape(grid: Grid, recipe: Recipe) -> Shape:
+    if recipe.size is not None:
+        x, y, z = (own if wanted is None else wanted for own, wanted in zip(grid.shape, recipe.size, strict=True))
+        return x, y, z
+    return grid.shape if recipe.spacing_mm is None else resampled_shape(grid, recipe.spacing_mm)
+
+
+def refuse_oblique(grid: Grid, axis: int) -> None:
+    """Refuse a grid in RAS+ order of which it cannot be told which slices lie across a patient's axis.
+
+    Raises:
+        DataError: The grid's axis is turned away from the patient's by more than 40 degrees, so that another is about
+            as near.
+    """
+    column = grid.affine[:3, axis]
+    degrees = float(np.degrees(np.arccos(min(1.0, abs(column[axis]) / grid.spacing_mm[axis]))))
+    if degrees > _OBLIQUE_DEG:
+        plane = ("sagittal", "coronal", "axial")[axis]
+        raise DataError(
+            f"the affine does not tell which slices are {plane}",
+            got=f"an axis {degrees:.0f} degrees from the patient's",
+            expected=f"at most {_OBLIQUE_DEG:g}",
+            fix="Resample the scan to the patient's axes, or use a network of 3 dimensions.",
+        )
+
+
+def prepare_weights(label: NDArray[Any], recipe: Recipe, ignore_label: int | None) -> NDArray[np.float16] | None:
+    """Weights ``(x, y, z)`` of a prepared label map's voxels in the loss; ``None`` where all are alike."""
+    chosen = recipe.separation
+    if chosen is None:
+        return None
+    weights = separation_weights(
+        label, w0=chosen.w0, sigma=chosen.sigma, class_balance=chosen.class_balance, ignore_label=ignore_label
+    )
+    return weights.astype(np.float16)
 
 
 def prepare_label(label: Volume, way_back: WayBack) -> NDArray[Any]:

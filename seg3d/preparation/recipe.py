@@ -65,6 +65,21 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class Separation:
+    """Loss weights that part touching objects; see :func:`seg3d.preparation.separation.separation_weights`.
+
+    Attributes:
+        w0: Height of the separation term.
+        sigma: Its width in voxels.
+        class_balance: Weigh the classes of a scan evenly.
+    """
+
+    w0: float = 10.0
+    sigma: float = 5.0
+    class_balance: bool = True
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a scan is prepared.
 
@@ -72,16 +87,24 @@ class Recipe:
         crop: What is cut off.
         spacing_mm: Voxel spacing to resample to, or ``None`` to keep the scan's own.
         normalise: One for all channels or one for each.
+        size: Instead of a spacing: voxels to resample to, ``None`` along an axis that keeps its own.
+        separation: Weights of voxels in the loss, or ``None`` where all are alike.
+        slice_axis: Axis (0 sagittal, 1 coronal, 2 axial) across which slices are taken, or ``None``: scans whose affine
+            does not tell it are refused.
     """
 
     crop: Crop = field(default_factory=Crop)
     spacing_mm: Spacing | None = None
     normalise: tuple[Normalisation, ...] = (Normalisation(),)
+    size: tuple[int | None, int | None, int | None] | None = None
+    separation: Separation | None = None
+    slice_axis: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON of the recipe."""
+        """JSON of the recipe; what is not used is left out, so that a new setting leaves old digests as they are."""
         spacing = None if self.spacing_mm is None else [float(s) for s in self.spacing_mm]
-        return {**asdict(self), "spacing_mm": spacing, "normalise": [asdict(step) for step in self.normalise]}
+        found = {**asdict(self), "spacing_mm": spacing, "normalise": [asdict(step) for step in self.normalise]}
+        return {key: value for key, value in found.items() if value is not None or key == "spacing_mm"}
 
     @property
     def digest(self) -> str:

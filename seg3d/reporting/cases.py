@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seg3d.errors import DataError
-from seg3d.io import SUFFIXES, image_stem, read_label_map, read_volume
-from seg3d.reporting.figures import FigureCase, canonical, worst_median_best, worst_median_best_figure
+from seg3d.reporting.figures import worst_median_best, worst_median_best_figure
+from seg3d.reporting.loading import CaseFiles, image_of, load_case
 
 
 def save_worst_median_best(
@@ -30,8 +29,14 @@ def save_worst_median_best(
     # where no case is defined, the first ones are shown
     chosen = [case for _, case in worst_median_best(scores)] or sorted(rows)[:3]
     names = {int(value): str(entry["name"]) for value, entry in summary["per_label"].items()}
-    cases = [_figure_case(rows[case], scores[case], images, names, window) for case in dict.fromkeys(chosen)]
+    files = {case: _files(rows[case], image_of(images, case)) for case in dict.fromkeys(chosen)}
+    cases = [load_case(files[case], names, score=scores[case], window=window) for case in files]
     return worst_median_best_figure(cases, path)
+
+
+def _file(row: Mapping[str, Any], kind: str) -> Path | None:
+    name = row[f"{kind}_file"]
+    return None if name is None else Path(name)  # a case that is declared to hold no foreground has no reference file
 
 
 def _mean_dice(row: Mapping[str, Any]) -> float | None:
@@ -39,26 +44,10 @@ def _mean_dice(row: Mapping[str, Any]) -> float | None:
     return sum(dice) / len(dice) if dice else None
 
 
-def _figure_case(
-    row: Mapping[str, Any],
-    score: float | None,
-    images: Path,
-    names: Mapping[int, str],
-    window: tuple[float, float] | None,
-) -> FigureCase:
-    image, _ = canonical(read_volume(_find_image(images, str(row["case"]))))
-    reference, prediction = (
-        canonical(read_label_map(Path(row[key])))[0].data[0] for key in ("reference_file", "prediction_file")
+def _files(row: Mapping[str, Any], image: Path) -> CaseFiles:
+    reference = row["reference_file"]
+    prediction = Path(row["prediction_file"])
+    # a case that is declared negative has no label map
+    return CaseFiles(
+        str(row["case"]), image, prediction, None if reference is None else Path(reference), reference is None
     )
-    return FigureCase(
-        str(row["case"]), image.data[0], reference, prediction, image.grid.spacing_mm, names, score, window
-    )
-
-
-def _find_image(folder: Path, case: str) -> Path:
-    for stem in (case, f"{case}_0000"):
-        for suffix in SUFFIXES:
-            path = folder / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-    raise DataError("the scan of the case is not there", where=folder, got=image_stem(Path(case)))

@@ -1,16 +1,20 @@
-"""Figures of cases: image, reference and prediction in three planes, and a prediction on its own grid."""
+"""Figures of cases: image, reference and prediction in three planes, and a prediction on its own grid.
+
+A plain picture, or a volume of one slice, is one panel.
+"""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,11 +22,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from seg3d.atomic import atomic_path
-from seg3d.reporting.panels import PLANES, best_slice, colour_of, draw_contours, draw_slice, window_of
+from seg3d.reporting.panels import Plane, best_slice, colour_of, draw_contours, draw_slice, planes_of, window_of
 from seg3d.volume import Grid, Spacing, Volume
 
 DPI = 130
 PANEL_INCHES = 3.1
+SINGLE_INCHES = 4.4  # of cases that have one panel each
+_ABOVE_PANEL, _BELOW_PANEL = 0.28, 0.27  # inches for title and place
 CONVENTION = "radiological view: patient right is on the left of axial and coronal pictures"
 
 
@@ -39,6 +45,9 @@ class FigureCase:
         label_names: Label value -> name, without background.
         score: Dice shown in the title and ranked by; ``None`` or NaN where it is undefined.
         window: Grey values drawn black and white; percentiles of the image where ``None``.
+        shown: Which slice is drawn, see :func:`seg3d.reporting.panels.best_slice`.
+        picture: Whether it is a plain picture ``(column, row, 1)`` with the first row at the top, not a scan.
+        ignore_label: Value of the reference that is neither right nor wrong, or ``None``.
     """
 
     name: str
@@ -50,6 +59,8 @@ class FigureCase:
     score: float | None = None
     window: tuple[float, float] | None = None
     shown: str = field(default="foreground")
+    picture: bool = False
+    ignore_label: int | None = None
 
     def __post_init__(self) -> None:
         for name, labels in (("reference", self.reference), ("prediction", self.prediction)):
@@ -59,6 +70,21 @@ class FigureCase:
             raise ValueError(f"image of {self.name} is (x, y, z) with voxels, got {self.image.shape}")
         if self.shown not in ("foreground", "disagreement"):
             raise ValueError(f"shown is 'foreground' or 'disagreement', got {self.shown!r}")
+
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """The planes in which the case has something to show."""
+        return planes_of(self.image.shape, self.picture)
+
+    @cached_property
+    def grey(self) -> tuple[float, float]:
+        """Grey values drawn black and white."""
+        return self.window or window_of(self.image)
+
+    def slice_of(self, plane: Plane, shown: str | None = None) -> int:
+        """Index of the slice to show along the plane's normal; the middle one where nothing is marked."""
+        index = best_slice(plane, self.reference, self.prediction, shown or self.shown)
+        return self.image.shape[plane.normal] // 2 if index is None else index
 
 
 def worst_median_best(scores: Mapping[str, float | None]) -> list[tuple[str, str]]:
@@ -135,50 +161,70 @@ def _rows_figure(rows: Sequence[tuple[str, FigureCase]], path: Path, footer: str
 
 
 def rows_figure(rows: Sequence[tuple[str, FigureCase]], footer: str = "") -> Figure:
-    """A figure with a row for each ``(role, case)`` and a column for each plane, not yet saved."""
-    heights = [_row_height(case) for _, case in rows]
+    """A figure with a row for each ``(role, case)`` and a column for each plane, not yet saved.
+
+    Cases that all have one panel stand side by side.
+    """
+    cells = [[(role, case, plane) for plane in case.planes] for role, case in rows]
+    single = all(len(row) == 1 for row in cells)
+    if single:
+        cells = [[cell for row in cells for cell in row]]
+    columns, width = max(map(len, cells)), SINGLE_INCHES if single else PANEL_INCHES
+    heights = [_panel_height(row, width, 2.0 if single else 1.15) for row in cells]
     below = 0.55 + 0.17 * len(footer.splitlines())
-    total = sum(heights) + 0.55 + below
-    figure = Figure(figsize=(PANEL_INCHES * len(PLANES) + 0.3, total), layout=None)
-    grid = figure.add_gridspec(
-        len(rows), len(PLANES), height_ratios=heights, left=0.015, right=0.985, wspace=0.04, hspace=0.0,
-        top=1 - 0.5 / total, bottom=below / total,
-    )  # fmt: skip
-    for number, (role, case) in enumerate(rows):
-        panels = [figure.add_subplot(grid[number, column]) for column in range(len(PLANES))]
-        _draw_case(panels, case)
-        panels[0].set_title(_title(role, case), loc="left", fontsize=10, fontweight="bold")
-    figure.suptitle(CONVENTION, fontsize=9, x=0.985, y=1 - 0.08 / total, ha="right", va="top", color="0.35")
+    total = sum(heights) + _ABOVE_PANEL * len(cells) + _BELOW_PANEL * len(cells) + 0.3 + below
+    across = width * columns + 0.3
+    figure = Figure(figsize=(across, total), layout=None)
+    top = total - 0.3
+    for row, height in zip(cells, heights, strict=True):
+        top -= _ABOVE_PANEL
+        for column, (role, case, plane) in enumerate(row):
+            left = 0.15 + column * width
+            place = (left / across, (top - height) / total, (width - 0.1) / across, height / total)
+            axes = figure.add_axes(place)
+            _draw_panel(axes, case, plane)
+            axes.set_anchor("NW" if single else "N")
+            if column == 0 or single:
+                axes.set_title(_title(role, case, 40 if single else 60), loc="left", fontsize=10, fontweight="bold")
+        top -= height + _BELOW_PANEL
+    if not all(case.picture for _, case in rows):
+        # beside one panel there is no room for the whole sentence
+        words = CONVENTION if columns > 1 else "patient right is on the left"
+        figure.suptitle(words, fontsize=9, x=0.985, y=1 - 0.08 / total, ha="right", va="top", color="0.35")
     if footer:
         figure.text(0.015, 0.08 / total, footer, family="monospace", fontsize=7.5, va="bottom")
     _legend(figure, rows, (below - 0.12) / total)
     return figure
 
 
-def _draw_case(panels: Sequence[Any], case: FigureCase) -> None:
-    window = case.window or window_of(case.image)
-    for axes, plane in zip(panels, PLANES, strict=True):
-        index = best_slice(plane, case.reference, case.prediction, case.shown)
-        index = case.image.shape[plane.normal] // 2 if index is None else index
-        draw_slice(axes, plane, index, case.image, case.spacing_mm, window)
-        for labels, dashed in ((case.reference, False), (case.prediction, True)):
-            if labels is not None:
-                draw_contours(axes, plane, index, labels, case.spacing_mm, case.label_names, dashed)
+def shortened(name: str, length: int) -> str:
+    """The name, its middle left out where it is longer than ``length``: beginnings and ends tell cases apart."""
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length - length // 2) :]}"
 
 
-def _row_height(case: FigureCase) -> float:
+def _draw_panel(axes: Axes, case: FigureCase, plane: Plane) -> None:
+    index = case.slice_of(plane)
+    draw_slice(axes, plane, index, case.image, case.spacing_mm, case.grey)
+    for labels, dashed in ((case.reference, False), (case.prediction, True)):
+        if labels is not None:
+            draw_contours(axes, plane, index, labels, case.spacing_mm, case.label_names, dashed)
+
+
+def _panel_height(row: Sequence[tuple[str, FigureCase, Plane]], width: float, limit: float) -> float:
     # the tallest panel of the row when each is as wide as its column, within limits
-    extent = [n * mm for n, mm in zip(case.image.shape, case.spacing_mm, strict=True)]
-    tallest: float = max(extent[plane.up] / extent[plane.across] for plane in PLANES)
-    return PANEL_INCHES * min(max(tallest, 0.35), 1.15) + 0.55
+    tallest = 0.35
+    for _, case, plane in row:
+        extent = [n * mm for n, mm in zip(case.image.shape, case.spacing_mm, strict=True)]
+        tallest = max(tallest, extent[plane.up] / extent[plane.across])
+    return width * min(tallest, limit)
 
 
-def _title(role: str, case: FigureCase) -> str:
+def _title(role: str, case: FigureCase, length: int) -> str:
     score = "undefined" if case.score is None or math.isnan(case.score) else f"{case.score:.3f}"
     compared = case.reference is not None and case.prediction is not None
     known = f"   Dice {score}" if compared and not (case.score is None and not role) else ""
     missing = "" if case.reference is not None else "   no reference"
-    return f"{role + ': ' if role else ''}{textwrap.shorten(case.name, 60)}{known}{missing}"
+    return f"{role + ': ' if role else ''}{shortened(case.name, length - len(role))}{known}{missing}"
 
 
 def _legend(figure: Figure, rows: Sequence[tuple[str, FigureCase]], y: float) -> None:

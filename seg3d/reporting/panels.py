@@ -1,7 +1,8 @@
 """One slice of one case: grey image, contours, sides of the patient, scale bar; in physical proportions.
 
 Images are drawn as a radiologist sees them: patient right on the left of an axial or coronal picture, patient
-front at the top of an axial and on the left of a sagittal one.
+front at the top of an axial and on the left of a sagittal one. A plain picture is drawn as it is stored: first row at
+the top, first column on the left, no sides and no millimetres.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Plane:
         name: What the cut is called.
         normal: Volume axis the cut is perpendicular to.
         across, up: Volume axes along the picture's width and height.
-        left, right, bottom, top: Sides of the patient at the picture's edges.
+        left, right, bottom, top: Sides of the patient at the picture's edges; empty where nothing is known of them.
     """
 
     name: str
@@ -44,6 +45,11 @@ class Plane:
     bottom: str
     top: str
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether no patient is known to be in it: drawn as stored, in pixels."""
+        return self.left == ""
+
 
 # right (+x) and anterior (+y) are drawn on the left, so the horizontal axis runs backwards in all three
 PLANES = (
@@ -51,6 +57,18 @@ PLANES = (
     Plane("coronal", normal=1, across=0, up=2, left="R", right="L", bottom="I", top="S"),
     Plane("sagittal", normal=0, across=1, up=2, left="A", right="P", bottom="I", top="S"),
 )
+PICTURE = Plane("picture", normal=2, across=0, up=1, left="", right="", bottom="", top="")
+
+
+def planes_of(shape: tuple[int, ...], picture: bool) -> tuple[Plane, ...]:
+    """The planes in which a volume of ``shape`` ``(x, y, z)`` has something to show.
+
+    A volume of one slice has one plane; a plain picture is drawn as it is.
+    """
+    if picture:
+        return (PICTURE,)
+    thin = tuple(plane for plane in PLANES if shape[plane.normal] == 1)
+    return thin[:1] if thin else PLANES
 
 
 def colour_of(value: int) -> str:
@@ -84,8 +102,11 @@ def best_slice(plane: Plane, reference: NDArray[Any] | None, prediction: NDArray
 def draw_slice(
     axes: Axes, plane: Plane, index: int, image: NDArray[Any], spacing_mm: Spacing, window: tuple[float, float]
 ) -> None:
-    """Draw one grey slice of ``image`` ``(x, y, z)`` with its sides and a scale bar, in millimetres."""
-    picture = _cut(image, plane, index)
+    """Draw one grey slice of ``image`` ``(x, y, z)`` with its sides and a scale bar, in millimetres.
+
+    A plain picture has neither.
+    """
+    picture = cut(image, plane, index)
     width, height = _size_mm(image.shape, plane, spacing_mm)
     axes.imshow(
         picture,
@@ -97,11 +118,16 @@ def draw_slice(
         aspect="equal",
         interpolation="nearest",
     )
-    axes.set_xlim(width, 0)
-    axes.set_ylim(0, height)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_facecolor("black")
+    if plane.is_picture:
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        axes.set_xlabel(f"{picture.shape[1]} x {picture.shape[0]} pixels", fontsize=8)
+        return
+    axes.set_xlim(width, 0)
+    axes.set_ylim(0, height)
     _mark_sides(axes, plane)
     _mark_scale(axes, width, height)
     axes.set_xlabel(f"{plane.name}, slice {index + 1} of {image.shape[plane.normal]}", fontsize=8)
@@ -117,7 +143,7 @@ def draw_contours(
     dashed: bool,
 ) -> None:
     """Draw the outlines of the labels of one slice of a label map ``(x, y, z)``."""
-    picture = np.pad(_cut(labels, plane, index), 1)  # so that a label at the edge still has a closed outline
+    picture = np.pad(cut(labels, plane, index), 1)  # so that a label at the edge still has a closed outline
     steps = (spacing_mm[plane.across], spacing_mm[plane.up])
     x, y = ((np.arange(n) - 0.5) * step for n, step in zip(picture.shape[::-1], steps, strict=True))
     for value in sorted(label_names):
@@ -149,9 +175,10 @@ def window_of(image: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
-def _cut(volume: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
-    # rows along `up`, columns along `across`
-    flat: NDArray[Any] = np.take(volume, index, axis=plane.normal)
+def cut(volume: NDArray[Any], plane: Plane, index: int) -> NDArray[Any]:
+    """One slice of a volume ``(x, y, z)``: rows along the plane's ``up`` axis, columns along its ``across`` axis."""
+    # a view: np.take copies a volume that is not in C order, for each slice
+    flat: NDArray[Any] = np.moveaxis(volume, plane.normal, 0)[index]
     return flat.T if plane.across < plane.up else flat
 
 
@@ -174,9 +201,13 @@ def _mark_sides(axes: Axes, plane: Plane) -> None:
     axes.text(0.5, 0.98, plane.top, ha="center", va="top", **style)
 
 
+def scale_length(width_mm: float) -> float:
+    """Length of the scale bar of a picture: a round number of millimetres that fits, 50 where there is room."""
+    return next((mm for mm in (SCALE_BAR_MM, 20.0, 10.0, 5.0, 1.0) if mm <= 0.4 * width_mm), 0.3 * width_mm)
+
+
 def _mark_scale(axes: Axes, width_mm: float, height_mm: float) -> None:
-    # a round length that fits: 50 mm, less for small fields of view
-    length = next((mm for mm in (SCALE_BAR_MM, 20.0, 10.0, 5.0, 1.0) if mm <= 0.6 * width_mm), 0.3 * width_mm)
+    length = scale_length(width_mm)
     right, low = 0.04 * width_mm, 0.06 * height_mm
     axes.plot(
         [right, right + length],

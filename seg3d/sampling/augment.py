@@ -41,11 +41,25 @@ class Affine:
 
 @dataclass(frozen=True)
 class Elastic:
-    """Displace by a smooth field: normal with ``sd_mm`` at control points about ``control_spacing_mm`` apart."""
+    """Displace by a smooth field: normal with ``sd_mm`` at control points, cubic between them.
+
+    The points are about ``control_spacing_mm`` apart, or ``control_points`` of them lie along each axis of the patch.
+
+    Source: Ronneberger et al., U-Net (MICCAI 2015): 3 x 3 points and a standard deviation of 10 pixels.
+    """
 
     p: float
     control_spacing_mm: float
     sd_mm: float
+    control_points: Shape | None = None
+
+
+@dataclass(frozen=True)
+class Rot90:
+    """Turn by 90, 180 or 270 degrees about an axis; the patch is square across it."""
+
+    p: float
+    about: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,7 @@ class Augmentation:
     contrast: Contrast | None = None
     gamma: Gamma | None = None
     low_resolution: LowResolution | None = None
+    rot90: Rot90 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +132,13 @@ class Drawn:
 
     Attributes:
         mirrored: Whether each axis (x, y, z) is mirrored.
-        resampling: Affine and elastic part; the mirroring is in it already. ``None`` also where both would leave every
-            voxel in its place, so that such a patch keeps its bits.
+        turned: Axis of the quarter turns that follow the mirroring, and their number.
+        resampling: Affine and elastic part; mirroring and turns are in it already. ``None`` also where both would leave
+            every voxel in its place, so that such a patch keeps its bits.
     """
 
     mirrored: tuple[bool, bool, bool]
+    turned: tuple[int, int]
     resampling: Resampling | None
     noise_sd: float | None
     noise_seed: int
@@ -138,28 +155,51 @@ class _Part(Protocol):
 
 
 def draw(
-    augmentation: Augmentation, channels: int, size: Shape, spacing_mm: Spacing, rng: np.random.Generator
+    augmentation: Augmentation,
+    channels: int,
+    size: Shape,
+    spacing_mm: Spacing,
+    rng: np.random.Generator,
+    fixed: Sequence[int] = (),
 ) -> Drawn:
-    """The parameters of one patch of ``size`` voxels (x, y, z)."""
-    mirrored = _draw_flip(augmentation.flip, rng)
-    matrix, shift = _draw_affine(augmentation.affine, rng)
-    displacement = _draw_elastic(augmentation.elastic, size, spacing_mm, rng)
-    affine = np.eye(3) if matrix is None else matrix
-    resampling = None
-    if np.any(affine != np.eye(3)) or np.any(shift) or (displacement is not None and np.any(displacement)):
-        resampling = Resampling(affine * np.where(mirrored, -1.0, 1.0), shift, displacement)
+    """The parameters of one patch of ``size`` voxels (x, y, z); nothing moves along the axes ``fixed``."""
     a = augmentation
-    return Drawn(
-        mirrored,
-        resampling,
-        noise_sd=_draw_value(a.noise, a.noise and a.noise.sd, rng),
-        noise_seed=int(rng.integers(2**63)),
-        blur_sd_mm=_draw_value(a.blur, a.blur and a.blur.sd_mm, rng),
-        brightness=_draw_values(a.brightness, a.brightness and a.brightness.factor, channels, rng),
-        contrast=_draw_values(a.contrast, a.contrast and a.contrast.factor, channels, rng),
-        gamma=_draw_values(a.gamma, a.gamma and a.gamma.gamma, channels, rng),
-        low_resolution=_draw_value(a.low_resolution, a.low_resolution and a.low_resolution.factor, rng),
-    )
+    mirrored = _draw_flip(a.flip, rng)
+    matrix, shift = _draw_affine(a.affine, rng)
+    displacement = _draw_elastic(a.elastic, size, spacing_mm, rng)
+    noise_sd = _draw_value(a.noise, a.noise and a.noise.sd, rng)
+    values: dict[str, Any] = {
+        "noise_seed": int(rng.integers(2**63)),
+        "blur_sd_mm": _draw_value(a.blur, a.blur and a.blur.sd_mm, rng),
+        "brightness": _draw_values(a.brightness, a.brightness and a.brightness.factor, channels, rng),
+        "contrast": _draw_values(a.contrast, a.contrast and a.contrast.factor, channels, rng),
+        "gamma": _draw_values(a.gamma, a.gamma and a.gamma.gamma, channels, rng),
+        "low_resolution": _draw_value(a.low_resolution, a.low_resolution and a.low_resolution.factor, rng),
+    }
+    turned = _draw_turns(a.rot90, rng)
+    resampling = _resampling(mirrored, turned, matrix, shift, displacement, fixed)
+    return Drawn(mirrored, turned, resampling, noise_sd, **values)
+
+
+def _resampling(
+    mirrored: tuple[bool, bool, bool],
+    turned: tuple[int, int],
+    matrix: NDArray[np.float64] | None,
+    shift: NDArray[np.float64],
+    displacement: NDArray[np.float32] | None,
+    fixed: Sequence[int],
+) -> Resampling | None:
+    """All that moves voxels in one; ``None`` where they stay, but for mirroring and quarter turns, in their places."""
+    affine = np.eye(3) if matrix is None else matrix
+    for axis in fixed:
+        affine[axis], affine[:, axis], affine[axis, axis], shift[axis] = 0.0, 0.0, 1.0, 0.0
+        if displacement is not None:
+            displacement[axis] = 0.0
+    if np.all(affine == np.eye(3)) and not np.any(shift) and (displacement is None or not np.any(displacement)):
+        return None
+    axis, quarters = turned
+    turn = _rotation(np.pi / 2 * quarters * np.eye(3)[axis]).round()
+    return Resampling(affine * np.where(mirrored, -1.0, 1.0) @ turn, shift, displacement)
 
 
 def apply_intensity(image: Channels, drawn: Drawn, spacing_mm: Spacing) -> None:
@@ -190,6 +230,11 @@ def _draw_flip(part: Flip | None, rng: np.random.Generator) -> tuple[bool, bool,
         part is not None and axis in part.axes and coin < part.p for axis, coin in zip("xyz", coins, strict=True)
     )
     return bool(x), bool(y), bool(z)
+
+
+def _draw_turns(part: Rot90 | None, rng: np.random.Generator) -> tuple[int, int]:
+    happens, quarters = _happens(part, rng), 1 + int(rng.integers(3))
+    return ("xyz".index(part.about), quarters) if part is not None and happens else (2, 0)
 
 
 def _draw_affine(
@@ -224,7 +269,9 @@ def _draw_elastic(
     own = np.random.Generator(np.random.Philox(key=int(rng.integers(2**63))))
     if part is None or not happens:
         return None
-    points = [max(2, round(n * mm / part.control_spacing_mm) + 1) for n, mm in zip(size, spacing_mm, strict=True)]
+    points = list(part.control_points or ()) or [
+        max(2, round(n * mm / part.control_spacing_mm) + 1) for n, mm in zip(size, spacing_mm, strict=True)
+    ]
     field: NDArray[np.float32] = own.standard_normal((3, *points), dtype=np.float32) * np.float32(part.sd_mm)
     return field
 

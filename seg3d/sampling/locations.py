@@ -31,6 +31,24 @@ def draw_centre(volume: StoredVolume, class_value: int, lesion: int, rng: np.ran
             return centre
 
 
+def draw_in_slice(volume: StoredVolume, class_value: int, axis: int, index: int, rng: np.random.Generator) -> Shape:
+    """A voxel drawn evenly among those of a class in one slice.
+
+    Args:
+        volume: The case.
+        class_value: Label value; the slice holds it.
+        axis: The slice lies across this axis (0, 1, 2).
+        index: Its number along the axis.
+        rng: Keyed generator.
+    """
+    assert volume.label is not None
+    cut = volume.label.take(index, axis=axis)
+    voxels = np.flatnonzero(cut == class_value)
+    found = [int(n) for n in np.unravel_index(voxels[rng.integers(len(voxels))], cut.shape)]
+    found.insert(axis, index)
+    return found[0], found[1], found[2]
+
+
 def place_patch(centre: Shape, patch_size: Shape, shape: Shape) -> Shape:
     """First voxel of the patch around ``centre``, moved into the volume.
 

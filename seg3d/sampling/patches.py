@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from seg3d.keyed import keyed
 from seg3d.sampling.augment import Augmentation, apply_intensity
 from seg3d.sampling.augment import draw as draw_parameters
-from seg3d.sampling.locations import draw_centre, place_patch
+from seg3d.sampling.layers import read_box
+from seg3d.sampling.locations import draw_centre, draw_in_slice, place_patch
 from seg3d.sampling.plan import Draw, Visit
 from seg3d.sampling.spatial import resample_patch
 from seg3d.store import StoredInfo, StoredVolume
-from seg3d.volume import Shape
+from seg3d.volume import Border, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +24,15 @@ class Patch:
     """One training patch.
 
     Attributes:
-        image: ``(channel, x, y, z)`` float32, a view whose x axis is the fastest in memory.
+        image: ``(channel, x, y, z)`` float32, a view whose x axis is the fastest in memory; larger than the label by
+            the margin that the network loses.
         label: ``(x, y, z)`` uint8 or uint16 in the same memory order.
+        weights: ``(x, y, z)`` float32: what each voxel weighs in the loss, or ``None`` where all are alike.
         case_id: The case.
         centre: The drawn voxel (x, y, z) in the stored volume.
         start: First voxel of the patch; negative where the volume is smaller than the patch.
         draw: What was asked for.
-        sha256: Digest of image and label; empty unless it was asked for.
+        sha256: Digest of image, label and weights; empty unless it was asked for.
     """
 
     image: torch.Tensor
@@ -41,11 +42,14 @@ class Patch:
     start: Shape
     draw: Draw
     sha256: str = ""
+    weights: torch.Tensor | None = None
 
     def with_digest(self) -> Patch:
-        """The patch with the SHA-256 of its image and label, in their memory order."""
+        """The patch with the SHA-256 of its image, label and weights, in their memory order."""
         digest = hashlib.sha256(_contiguous(self.image))
         digest.update(_contiguous(self.label))
+        if self.weights is not None:
+            digest.update(_contiguous(self.weights))
         return replace(self, sha256=digest.hexdigest())
 
 
@@ -54,18 +58,30 @@ class PatchReader:
 
     Args:
         cases: The training cases, in the order that :class:`Draw` counts them.
-        patch_size: Voxels along x, y, z.
-        augmentation: What is done to a patch, or ``None``.
+        patch_size: Voxels along x, y, z of the label.
+        augmentation: What is done to a patch, or ``None``. Nothing moves along an axis on which a patch has one voxel.
         seed: The run's seed.
+        margin: Voxels along x, y, z by which the image is larger than the label, on each side.
+        border: What lies beyond the volume: the channel's minimum and label 0, or the volume mirrored at its faces.
     """
 
     def __init__(
-        self, cases: tuple[StoredInfo, ...], patch_size: Shape, augmentation: Augmentation | None, seed: int
+        self,
+        cases: tuple[StoredInfo, ...],
+        patch_size: Shape,
+        augmentation: Augmentation | None,
+        seed: int,
+        *,
+        margin: Shape = (0, 0, 0),
+        border: Border = "constant",
     ) -> None:
         self.cases = cases
         self.patch_size = patch_size
         self.augmentation = augmentation
         self.seed = seed
+        self.margin = margin
+        self.border = border
+        self._fixed = tuple(axis for axis, size in enumerate(patch_size) if size == 1)
 
     def read(self, epoch: int, visit: Visit) -> list[Patch]:
         """The patches of a visit, in the order of its draws.
@@ -78,15 +94,40 @@ class PatchReader:
     def _read_patch(self, volume: StoredVolume, epoch: int, draw: Draw) -> Patch:
         info = volume.info
         key = (epoch, info.case_id, draw.number)
-        centre = draw_centre(volume, draw.class_value, draw.lesion, keyed(self.seed, "centre", *key))
+        centre = _draw(volume, draw, keyed(self.seed, "centre", *key))
         start = place_patch(centre, self.patch_size, info.grid.shape)
-        rng = keyed(self.seed, "augment", *key)
-        image, label = read_augmented(volume, start, self.patch_size, self.augmentation, rng)
-        return Patch(image, label, info.case_id, centre, start, draw)
+        x, y, z = (a - m for a, m in zip(start, self.margin, strict=True))
+        i, j, k = (n + 2 * m for n, m in zip(self.patch_size, self.margin, strict=True))
+        found, label = read_augmented(
+            volume,
+            (x, y, z),
+            (i, j, k),
+            self.augmentation,
+            keyed(self.seed, "augment", *key),
+            border=self.border,
+            fixed=self._fixed,
+        )
+        inside = tuple(slice(m, m + n) for m, n in zip(self.margin, self.patch_size, strict=True))
+        weights = found[-1][inside] if volume.weights is not None else None
+        image = found[: info.channels]
+        return Patch(image, label[inside], info.case_id, centre, start, draw, weights=weights)
+
+
+def _draw(volume: StoredVolume, draw: Draw, rng: np.random.Generator) -> Shape:
+    if draw.slice is not None:
+        return draw_in_slice(volume, draw.class_value, *draw.slice, rng)
+    return draw_centre(volume, draw.class_value, draw.lesion, rng)
 
 
 def read_augmented(
-    volume: StoredVolume, start: Shape, size: Shape, augmentation: Augmentation | None, rng: np.random.Generator
+    volume: StoredVolume,
+    start: Shape,
+    size: Shape,
+    augmentation: Augmentation | None,
+    rng: np.random.Generator,
+    *,
+    border: Border = "constant",
+    fixed: tuple[int, ...] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image and label of a patch as :func:`read_patch` gives them, augmented.
 
@@ -96,51 +137,47 @@ def read_augmented(
         size: Voxels along x, y, z.
         augmentation: What is done to it, or ``None``.
         rng: Where the parameters come from.
+        border: What lies beyond the volume.
+        fixed: Axes along which nothing moves.
     """
     if augmentation is None:
-        return read_patch(volume, start, size)
-    spacing = volume.info.grid.spacing_mm
-    drawn = draw_parameters(augmentation, volume.info.channels, size, spacing, rng)
+        return read_patch(volume, start, size, border)
+    info = volume.info
+    spacing = info.grid.spacing_mm
+    drawn = draw_parameters(augmentation, info.channels, size, spacing, rng, fixed)
     if drawn.resampling is not None:
-        image, label = resample_patch(volume, start, size, drawn.resampling)
+        image, label = resample_patch(volume, start, size, drawn.resampling, border)
     else:
-        plain, whole = read_patch(volume, start, size)
+        plain, whole = read_box(volume, start, size, border)
         axes = [3 - axis for axis, mirrored in enumerate(drawn.mirrored) if mirrored]
-        image = plain.permute(0, 3, 2, 1).flip(axes)
-        label = whole.permute(2, 1, 0).flip([axis - 1 for axis in axes])
-    apply_intensity(image.numpy(), drawn, spacing)
+        image = turn(plain.flip(axes), drawn.turned)
+        label = turn(whole.flip([axis - 1 for axis in axes]), drawn.turned)
+    apply_intensity(image.numpy()[: info.channels], drawn, spacing)
     return _as_xyz(image), _as_xyz(label)
 
 
-def read_patch(volume: StoredVolume, start: Shape, size: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image and label of a box; what lies outside the volume is the channel's minimum and label 0.
+def turn(values: torch.Tensor, turned: tuple[int, int]) -> torch.Tensor:
+    """Values ``(…, z, y, x)`` after ``turned[1]`` quarter turns about axis ``turned[0]`` (x, y, z)."""
+    axis, quarters = turned
+    if not quarters:
+        return values
+    one, other = ((axis + 1) % 3, (axis + 2) % 3)
+    return values.rot90(quarters, (-1 - other, -1 - one)).contiguous()
+
+
+def read_patch(
+    volume: StoredVolume, start: Shape, size: Shape, border: Border = "constant"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image ``(channel, x, y, z)`` float32 and label ``(x, y, z)`` of a box; a case's weights are one channel more.
 
     Args:
         volume: A case with a label.
         start: First voxel; may be negative.
         size: Voxels along x, y, z.
+        border: What lies beyond the volume: the channel's minimum and label 0, or the volume mirrored at its faces.
     """
-    shape = volume.info.grid.shape
-    inside = tuple(slice(max(a, 0), min(a + n, s)) for a, n, s in zip(start, size, shape, strict=True))
-    image = _file_order(volume.image, (slice(None), *inside))
-    label = _file_order(volume.label, inside)
-    if all(a >= 0 and a + n <= s for a, n, s in zip(start, size, shape, strict=True)):
-        return _as_xyz(image.float()), _as_xyz(label.clone())
-    place = tuple(slice(max(-a, 0), max(-a, 0) + s.stop - s.start) for a, s in zip(start, inside, strict=True))[::-1]
-    whole = torch.empty((image.shape[0], *size[::-1]))
-    whole[:] = torch.tensor(volume.info.minimum).reshape(-1, 1, 1, 1)
-    whole[(slice(None), *place)] = image.float()
-    padded = torch.zeros(size[::-1], dtype=label.dtype)
-    padded[place] = label
-    return _as_xyz(whole), _as_xyz(padded)
-
-
-def _file_order(array: NDArray[Any] | None, box: tuple[slice, ...]) -> torch.Tensor:
-    """A box of a mapped array as a tensor in file order; torch converts float16 six times faster than numpy."""
-    assert array is not None
-    view = array[box]
-    flipped = view.transpose(0, 3, 2, 1) if view.ndim == 4 else view.T
-    return torch.from_numpy(flipped)
+    image, label = read_box(volume, start, size, border)
+    return _as_xyz(image), _as_xyz(label)
 
 
 def _contiguous(tensor: torch.Tensor) -> memoryview:

@@ -19,7 +19,7 @@ from seg3d.errors import DataError
 from seg3d.keyed import keyed
 from seg3d.store import StoredInfo
 
-Balance = Literal["case", "class", "lesion"]
+Balance = Literal["case", "class", "lesion", "slice"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Draw:
         number: Counts the draws of this case within the epoch, from 0; part of the patch's key.
         class_value: Label value at the patch's centre.
         lesion: Component number at the centre, or 0 for any voxel of the class.
+        slice: Axis that the slice of the centre lies across, and its number; ``None`` for any slice.
     """
 
     case: int
     number: int
     class_value: int
     lesion: int = 0
+    slice: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ class SamplingPlan:
         patches_per_epoch: Over all ranks.
         patches_per_visit: Of one case, read together.
         balance: ``"case"``: draws of a class are spread evenly over the cases that hold it; ``"lesion"``: evenly over
-            its connected components (background: over cases); ``"class"``: every voxel of the class is as likely.
+            its connected components (background: over cases); ``"class"``: every voxel of the class is as likely;
+            ``"slice"``: evenly over all slices that hold the class (background: that hold nothing else).
         seed: The run's seed.
+        slice_axis: Axis (0, 1, 2) that slices lie across, for ``"slice"``.
 
     Raises:
         DataError: No case holds a class that has a weight.
@@ -86,6 +90,7 @@ class SamplingPlan:
         patches_per_visit: int,
         balance: Balance,
         seed: int,
+        slice_axis: int = 2,
     ) -> None:
         if patches_per_epoch < 1 or patches_per_visit < 1:
             raise ValueError("patches_per_epoch and patches_per_visit are at least 1")
@@ -93,6 +98,7 @@ class SamplingPlan:
         self.balance = balance
         self.seed = seed
         self.patches_per_visit = patches_per_visit
+        self._slice_axis = slice_axis
         self.quotas = largest_remainder(class_weights, patches_per_epoch)
         self._items = {value: self._items_of(value) for value in self.quotas}
 
@@ -117,16 +123,21 @@ class SamplingPlan:
     def _draws(self, epoch: int) -> list[Draw]:
         picked: list[tuple[int, int, int]] = []
         for value, quota in self.quotas.items():
-            picked += [(case, value, lesion) for case, lesion in self._pick(value, quota, epoch)]
+            picked += [(case, value, part) for case, part in self._pick(value, quota, epoch)]
         # the number within a case follows a keyed order: consecutive patches of a case mix the classes
         mixed = keyed(self.seed, "mix", epoch).permutation(len(picked))
         seen = [0] * len(self.cases)
         draws = []
         for index in mixed:
-            case, value, lesion = picked[index]
-            draws.append(Draw(case, seen[case], value, lesion))
+            case, value, part = picked[index]
+            draws.append(self._draw(case, seen[case], value, part))
             seen[case] += 1
         return draws
+
+    def _draw(self, case: int, number: int, value: int, part: int) -> Draw:
+        if self.balance == "slice":
+            return Draw(case, number, value, slice=(self._slice_axis, part))
+        return Draw(case, number, value, part)
 
     def _pick(self, value: int, quota: int, epoch: int) -> list[tuple[int, int]]:
         if quota == 0:
@@ -143,14 +154,18 @@ class SamplingPlan:
         return [items[i] for i in order[skipped : skipped + quota]]
 
     def _items_of(self, value: int) -> list[tuple[int, int]]:
-        """The (case, lesion) pairs among which draws of a class are spread; lesion 0 is the whole class."""
-        if self.balance == "lesion" and value != 0:
+        """The (case, lesion or slice) pairs among which draws of a class are spread; lesion 0 is the whole class."""
+        if self.balance == "slice":
+            items = [(i, n) for i, case in enumerate(self.cases) for n in slices_of(case, value, self._slice_axis)]
+        elif self.balance == "lesion" and value != 0:
             items = [(i, x.number) for i, case in enumerate(self.cases) for x in case.lesions if x.class_value == value]
         else:
             items = [(i, 0) for i, case in enumerate(self.cases) if case.class_counts.get(value, 0) > 0]
         if not items:
             raise DataError(
-                "no training case holds this label, so no patch can be centred on it",
+                "no training case holds this label, so no patch can be centred on it"
+                if value or self.balance != "slice"
+                else "no training slice is without foreground, so none can be drawn for the background",
                 where=f"label {value}",
                 fix="Set its weight in sampling.class_weights to 0 or choose another split.",
             )
@@ -164,6 +179,18 @@ class SamplingPlan:
             else:
                 visits.append(Visit(draw.case, (draw,)))
         return visits
+
+
+def slices_of(case: StoredInfo, value: int, axis: int) -> list[int]:
+    """Numbers of the slices across an axis that hold a class; for the background those that hold no other."""
+    counts = case.slice_counts(axis)
+    if value not in counts:
+        return []
+    chosen = counts[value] > 0
+    if value == 0:
+        for other in set(counts) - {0}:
+            chosen &= counts[other] == 0
+    return [int(n) for n in np.flatnonzero(chosen)]
 
 
 def largest_remainder(weights: Mapping[int, float], total: int) -> dict[int, int]:

@@ -191,22 +191,27 @@ def as_subject(patch: Patch) -> tio.Subject:
         case_id=patch.case_id,
         centre=patch.centre,
         sha256=patch.sha256,
+        **({} if patch.weights is None else {"weights": tio.ScalarImage(tensor=patch.weights.unsqueeze(0))}),
         **{tio.LOCATION: torch.tensor(location)},
     )
 
 
 def collate(subjects: Sequence[tio.Subject]) -> Batch:
-    """A batch: tensors ``image``, ``label`` and lists ``case_id``, ``centre``, ``sha256``.
+    """A batch: tensors ``image``, ``label``, perhaps ``weights``, and lists ``case_id``, ``centre``, ``sha256``.
 
-    ``image`` is ``(batch, channel, x, y, z)``, ``label`` ``(batch, x, y, z)``.
+    ``image`` is ``(batch, channel, x, y, z)``, ``label`` and ``weights`` are ``(batch, x, y, z)``.
 
     The memory order of the patches (x fastest) is kept: stacking them as they stand would copy them crosswise.
     """
     images = torch.stack([s["image"].data.permute(0, 3, 2, 1) for s in subjects])
-    labels = torch.stack([s["label"].data[0].permute(2, 1, 0) for s in subjects])
+    maps = {
+        name: torch.stack([s[name].data[0].permute(2, 1, 0) for s in subjects]).permute(0, 3, 2, 1)
+        for name in ("label", "weights")
+        if name in subjects[0]
+    }
     return {
         "image": images.permute(0, 1, 4, 3, 2),
-        "label": labels.permute(0, 3, 2, 1),
+        **maps,
         "case_id": [s["case_id"] for s in subjects],
         "centre": [s["centre"] for s in subjects],
         "sha256": [s["sha256"] for s in subjects],

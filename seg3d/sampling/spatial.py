@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import grid_sample, interpolate
 
 from seg3d.preparation.resample import resample_image
+from seg3d.sampling.layers import layers, outside
 from seg3d.store import StoredVolume
-from seg3d.volume import Shape, Spacing
+from seg3d.volume import Border, Shape, Spacing
 
 _SLABS = 8  # grid_sample runs in parallel over the batch alone, so the output is cut along z into a batch
 _FINER = 4  # points of the smooth field per control point; between them linear interpolation is enough
@@ -37,31 +38,32 @@ class Resampling:
 
 
 def resample_patch(
-    volume: StoredVolume, start: Shape, size: Shape, resampling: Resampling
+    volume: StoredVolume, start: Shape, size: Shape, resampling: Resampling, border: Border = "constant"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image ``(channel, z, y, x)`` float32 and label ``(z, y, x)`` of a resampled patch.
 
-    The image is interpolated linearly, the label is that of the nearest voxel. Beyond the volume the image is the
-    channel's minimum and the label 0; beyond the patch the volume's own voxels are read.
+    The image is interpolated linearly, the label is that of the nearest voxel; a case's weights are one channel more.
+    Beyond the volume the image is the channel's minimum and the label 0, or both are mirrored; beyond the patch the
+    volume's own voxels are read.
 
     Args:
         volume: A case with a label.
         start: First voxel (x, y, z) of the patch; may be negative.
         size: Voxels of the patch (x, y, z).
         resampling: Where to read.
+        border: ``"constant"`` or ``"mirror"``.
     """
     assert volume.label is not None
     terms = _index_terms(volume.info.grid.spacing_mm, start, size, resampling)
     field = _smooth_field(resampling, volume.info.grid.spacing_mm, size)
-    first, stop = _bounds(terms, field, volume.info.grid.shape)
+    first, stop = _bounds(terms, field, volume.info.grid.shape, border)
     box = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
     grid = _grid(terms, field, first, stop, size)
-    image = torch.from_numpy(volume.image[(slice(None), *box)].transpose(0, 3, 2, 1)).float()
     # grid_sample reads 0 outside, so that 0 is made to mean the minimum
-    minimum = torch.tensor(volume.info.minimum).reshape(-1, 1, 1, 1)
-    found = _sample(image.sub_(minimum), grid, "bilinear").add_(minimum)
+    beyond = outside(volume)
+    found = _sample(layers(volume, box).float().sub_(beyond), grid, "bilinear", border).add_(beyond)
     label = torch.from_numpy(volume.label[box].T)
-    values = _sample(label.float()[None], grid, "nearest")[0]
+    values = _sample(label.float()[None], grid, "nearest", border)[0]
     return found, values.to(label.dtype)
 
 
@@ -90,7 +92,7 @@ def _smooth_field(resampling: Resampling, spacing: Spacing, size: Shape) -> NDAr
 
 
 def _bounds(
-    terms: list[list[NDArray[np.float32]]], field: NDArray[np.float32] | None, shape: Shape
+    terms: list[list[NDArray[np.float32]]], field: NDArray[np.float32] | None, shape: Shape, border: Border
 ) -> tuple[list[int], list[int]]:
     """The box of the volume that is read, at least one voxel along each axis."""
     first, stop = [], []
@@ -99,6 +101,8 @@ def _bounds(
         high = sum(float(part.max()) for part in terms[target])
         if field is not None:
             low, high = low + float(field[target].min()), high + float(field[target].max())
+        if border == "mirror" and (low < 0 or high > size - 1):
+            low, high = 0, size - 1  # grid_sample mirrors at the faces of what it is given
         # one voxel more on both sides, for rounding and for the neighbours of the interpolation
         first.append(min(max(int(np.floor(low)) - 1, 0), size - 1))
         stop.append(max(min(int(np.ceil(high)) + 2, size), first[-1] + 1))
@@ -127,10 +131,12 @@ def _grid(
     return places.permute(1, 2, 3, 0)
 
 
-def _sample(values: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+def _sample(values: torch.Tensor, grid: torch.Tensor, mode: str, border: Border) -> torch.Tensor:
     """Values ``(channel, z, y, x)`` at the places of a grid."""
     depth = grid.shape[0]
     slabs = next(n for n in range(min(_SLABS, depth), 0, -1) if depth % n == 0)
     source = values[None].expand(slabs, -1, -1, -1, -1)
-    found = grid_sample(source, grid.reshape(slabs, depth // slabs, *grid.shape[1:]), mode=mode, align_corners=False)
+    places = grid.reshape(slabs, depth // slabs, *grid.shape[1:])
+    padding = "reflection" if border == "mirror" else "zeros"
+    found = grid_sample(source, places, mode=mode, padding_mode=padding, align_corners=False)
     return found.transpose(0, 1).flatten(1, 2)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from seg3d.cases import Region, as_region_map, assemble_regions
 from seg3d.keyed import derived_seed
 from seg3d.metrics import dice_per_label
 from seg3d.store import StoredInfo, StoredVolume
@@ -24,7 +26,10 @@ LearningRateFactor = Callable[[int], float]
 
 @dataclass(frozen=True)
 class CaseScore:
-    """Dice of one validation case: by label value, ``nan`` where neither prediction nor reference has the label."""
+    """Dice of one validation case: by label value, ``nan`` where neither prediction nor reference has the label.
+
+    A region stands under the label value that it is shown as.
+    """
 
     case_id: str
     dice: Mapping[int, float]
@@ -40,12 +45,13 @@ class SegmentationModule(pl.LightningModule):
     """Trains a network on patches and validates it on whole volumes.
 
     Args:
-        network: Gives logits ``(batch, class, x, y, z)``.
-        loss: Of logits and labels ``(batch, x, y, z)``.
+        network: Gives logits ``(batch, output, x, y, z)``.
+        loss: Of logits, labels ``(batch, x, y, z)`` and, where a batch has them, weights ``(batch, x, y, z)``.
         build_optimizer: Makes the optimiser of the network.
         learning_rate_factor: Factor on the learning rate at each optimiser step.
-        predict: Class probabilities ``(class, x, y, z)`` of a whole volume.
+        predict: Probabilities ``(output, x, y, z)`` of a whole volume.
         labels: Foreground label values, sorted; the network has one output more, the background, first.
+        regions: Where there are any, the network has one output for each of them instead.
         ignore_label: Voxels of this reference label count nowhere.
         seed: Seed of dropout, keyed by step; ``None`` leaves torch's generator alone.
         ema_decay: Decay of the running mean of the weights that is validated and kept; ``None``: off.
@@ -60,6 +66,7 @@ class SegmentationModule(pl.LightningModule):
         predict: Predict,
         *,
         labels: Sequence[int],
+        regions: Sequence[Region] = (),
         ignore_label: int | None,
         seed: int | None,
         ema_decay: float | None,
@@ -73,6 +80,7 @@ class SegmentationModule(pl.LightningModule):
         self._learning_rate_factor = learning_rate_factor
         self._predict = predict
         self._labels = tuple(labels)
+        self._regions = tuple(regions)
         self._ignore_label = ignore_label
         self._seed = seed
 
@@ -89,7 +97,7 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """Loss of a batch."""
-        loss: torch.Tensor = self.loss(self.network(batch["image"]), batch["label"])
+        loss: torch.Tensor = self.loss(self.network(batch["image"]), batch["label"], batch.get("weights"))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -114,11 +122,24 @@ class SegmentationModule(pl.LightningModule):
         else:
             with self.ema.swap(self.network):
                 probabilities = self._predict(self.network, image, case.minimum)
+        score = self._region_dice if self._regions else self._label_dice
+        self.scores.append(CaseScore(case.case_id, score(probabilities, np.asarray(volume.label))))
+
+    def _label_dice(self, probabilities: torch.Tensor, reference: NDArray[Any]) -> dict[int, float]:
         # background, the first output, is 0; the others are in the order of their values
-        values = np.array((0, *self._labels), dtype=volume.label.dtype)
+        values = np.array((0, *self._labels), dtype=reference.dtype)
         found = values[probabilities.argmax(dim=0).cpu().numpy()]
-        dice = dice_per_label(found, np.asarray(volume.label), self._labels, ignore_label=self._ignore_label)
-        self.scores.append(CaseScore(case.case_id, dice))
+        return dice_per_label(found, reference, self._labels, ignore_label=self._ignore_label)
+
+    def _region_dice(self, probabilities: torch.Tensor, reference: NDArray[Any]) -> dict[int, float]:
+        # of the label map, as prediction writes it: what a later region covers counts for the earlier one, too
+        found = assemble_regions(probabilities.cpu().numpy(), self._regions)
+        ignored = self._ignore_label
+        dice: dict[int, float] = {}
+        for region in self._regions:
+            masks = as_region_map(found, region, ignored), as_region_map(reference, region, ignored)
+            dice |= dice_per_label(*masks, [region.label], ignore_label=ignored)
+        return dice
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move tensors; a validation case stays the description that it is."""

@@ -52,7 +52,9 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     counted = {name: value for name, value in store.labels.items() if value != store.ignore_label}
     build.build_reproducibility(config).apply(config.seed)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
-    module = build.build_module(config, len(store.channels), counted, store.ignore_label, steps=1, seed=None)
+    module = build.build_module(
+        config, len(store.channels), counted, store.ignore_label, steps=1, seed=None, regions=store.regions
+    )
     batch = next(iter(data.train_dataloader()))
     optimizer = module.configure_optimizers()["optimizer"]
     with watch("training") as training:
@@ -61,7 +63,7 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     case = store.select(split.train)[0]
     image = torch.from_numpy(StoredVolume(case).image)
     with watch("prediction") as prediction:
-        build.build_window(config).probabilities(module.network, image, case.minimum)
+        build.build_window(config, store.regions).probabilities(module.network, image, case.minimum)
     findings = sorted([*training.findings, *prediction.findings])
     return OperatorReport(torch.__version__, training.calls + prediction.calls, tuple(findings))
 

@@ -60,4 +60,4 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
 
 def _members(dataset: Dataset) -> list[tuple[str, str, bool]]:
     """Cases for a trial split; which of them hold the rare label does not matter to its faults."""
-    return [(case.case_id, case.group, False) for case in dataset.cases if case.label is not None]
+    return [(case.case_id, case.group, False) for case in dataset.cases if case.labelled]

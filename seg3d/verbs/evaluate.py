@@ -10,27 +10,58 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seg3d.atomic import write_json, write_text
 from seg3d.build.dataset import build_dataset
-from seg3d.cases import Dataset, read_dataset
+from seg3d.cases import Dataset, Region, read_dataset, refuse_undeclared
 from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
-from seg3d.io import SUFFIXES, image_stem, read_header, read_label_map
-from seg3d.metrics import LabelScore, format_summary, rows, score_case, summarise
+from seg3d.io import (
+    SUFFIXES,
+    count_labels,
+    image_stem,
+    is_picture,
+    read_header,
+    read_label_map,
+)
+from seg3d.metrics import LabelScore, format_summary, score_case, summarise
 from seg3d.training.run_folder import read_json
+from seg3d.verbs.extra_scores import (
+    Extras,
+    Wanted,
+    cells_label,
+    cells_of_case,
+    extra_blocks,
+    extra_rules,
+    find_probabilities,
+    score_extras,
+)
 from seg3d.verbs.predict import MANIFEST
+from seg3d.verbs.region_scores import (
+    all_rows,
+    as_shown,
+    known_probabilities,
+    region_block,
+    score_regions,
+    shown_names,
+)
 
 __all__ = ["evaluate", "format_summary"]
 
 
 @dataclass(frozen=True)
 class _References:
-    """Reference files by case name; labels where something declares them."""
+    """Reference files by case name; labels where something declares them.
+
+    Of a case in ``negatives`` the file is its image: the reference is all background on its grid.
+    """
 
     files: Mapping[str, Path]
     labels: Mapping[str, int]
     ignore_label: int | None
+    negatives: frozenset[str] = frozenset()
+    regions: tuple[Region, ...] = ()
 
 
 def evaluate(
@@ -40,6 +71,7 @@ def evaluate(
     *,
     tolerance_mm: float = 2.0,
     subset: bool = False,
+    cells: str | None = None,
 ) -> dict[str, Any]:
     """The summary written at ``output``, in nnU-Net's shape with more in it; a CSV of all scores lies beside it.
 
@@ -49,6 +81,11 @@ def evaluate(
         output: The JSON file.
         tolerance_mm: Tolerance of the surface Dice.
         subset: Score what was predicted, even if there are more references.
+        cells: Value or name of the label that is the inside of cells, everything else being membrane: also give the
+            Rand and information scores of the ISBI 2012 challenge.
+
+    Probability maps in the folder ``probabilities`` beside the predictions give the pooled soft Dice, and the cell
+    scores at several thresholds.
 
     Raises:
         FaultsError: A case has no partner, lies on another grid, or cannot be read; nothing is written.
@@ -57,21 +94,36 @@ def evaluate(
     found, target = Path(predictions), Path(output)
     references = _references(Path(labels))
     pairs = _pairs(_predictions(found), references, found.is_file() and Path(labels).is_file(), subset)
-    names, ignore_label = _label_names(found, references, pairs)
+    declared, ignore_label = _label_names(found, references, pairs)
+    regions = references.regions or _predicted_regions(found)
+    names = shown_names(declared, regions)
+    wanted = Wanted(
+        known_probabilities(find_probabilities(found), regions), None if cells is None else cells_label(cells, names)
+    )
     scores: dict[str, dict[int, LabelScore]] = {}
+    of_regions: dict[str, dict[int, LabelScore]] = {}
+    extras: dict[str, Extras] = {}
     faults: list[Fault] = []
     for case, (prediction, reference) in pairs.items():
+        negative = case in references.negatives
         try:
-            scores[case] = _score(prediction, reference, sorted(names), ignore_label, tolerance_mm)
+            scores[case], extras[case], of_regions[case] = _score(
+                prediction, reference, sorted(declared), ignore_label, tolerance_mm, wanted, regions, negative=negative
+            )
         except DataError as error:
             faults.append(Fault(case, "not_scored", str(error)))
     if faults:
         raise FaultsError(f"{len(faults)} of {len(pairs)} cases cannot be scored", faults)
-    summary = summarise(scores, names, tolerance_mm=tolerance_mm)
+    blocks = extra_blocks(extras, names, wanted) | region_block(of_regions, regions, tolerance_mm)
+    summary = summarise(scores, names, tolerance_mm=tolerance_mm) | blocks
+    summary["rules"] |= extra_rules(blocks)
     for row in summary["metric_per_case"]:
         prediction, reference = pairs[row["case"]]
-        row |= {"prediction_file": str(prediction), "reference_file": str(reference)}
-    write_text(target.with_suffix(".csv"), _table(rows(summary)))
+        negative = row["case"] in references.negatives
+        row |= {"prediction_file": str(prediction), "reference_file": None if negative else str(reference)}
+        if cells is not None:
+            row["cells"] = cells_of_case(extras[row["case"]])
+    write_text(target.with_suffix(".csv"), _table(all_rows(summary)))
     write_json(target, summary)
     return summary
 
@@ -97,12 +149,18 @@ def _references(path: Path) -> _References:
 
 def _of_dataset(dataset: Dataset) -> _References:
     files = {case.case_id: case.label for case in dataset.cases if case.label is not None}
-    return _References(files, dataset.labels, dataset.ignore_label)
+    negatives = {case.case_id: case.images[0] for case in dataset.cases if case.negative}
+    return _References(files | negatives, dataset.labels, dataset.ignore_label, frozenset(negatives), dataset.regions)
 
 
 def _label_files(path: Path) -> dict[str, Path]:
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.lower().endswith(SUFFIXES))
-    return {image_stem(file): file for file in files}
+    found: dict[str, Path] = {}
+    for file in files:
+        former = found.setdefault(image_stem(file), file)
+        if former is not file:
+            raise DataError("two label maps have one name", where=file, got=former.name, fix="Keep one of them.")
+    return found
 
 
 def _pairs(
@@ -137,16 +195,31 @@ def _label_names(
         labels, ignore_label = content["labels"], content["ignore_label"]
     if not labels:
         values: set[int] = set()
-        for pair in pairs.values():
-            for path in pair:
-                values |= set(np.unique(read_label_map(path).data).tolist())
+        for case, pair in pairs.items():
+            for path in pair[: 1 if case in references.negatives else 2]:
+                values |= set(count_labels(read_label_map(path).data))
         labels = {f"label {value}": value for value in sorted(values)}
     return {value: name for name, value in labels.items() if value not in (0, ignore_label)}, ignore_label
 
 
+def _predicted_regions(predictions: Path) -> tuple[Region, ...]:
+    """Regions that the network predicted, as the manifest beside its answers says."""
+    manifest = predictions / MANIFEST
+    content = read_json(manifest) if manifest.is_file() else {}
+    return tuple(map(Region.from_dict, content.get("regions", [])))
+
+
 def _score(
-    prediction_file: Path, reference_file: Path, labels: list[int], ignore_label: int | None, tolerance_mm: float
-) -> dict[int, LabelScore]:
+    prediction_file: Path,
+    reference_file: Path,
+    labels: list[int],
+    ignore_label: int | None,
+    tolerance_mm: float,
+    wanted: Wanted,
+    regions: tuple[Region, ...],
+    *,
+    negative: bool = False,
+) -> tuple[dict[int, LabelScore], Extras, dict[int, LabelScore]]:
     # headers first: a pair that does not fit is refused before its voxels are read
     grid, other = read_header(reference_file).grid, read_header(prediction_file).grid
     if not grid.same_as(other):
@@ -158,8 +231,16 @@ def _score(
             expected=grid.affine.round(3).tolist() if same_shape else grid.shape,
             fix="Predict on the grid of the scan; do not resample the reference.",
         )
-    prediction, reference = (read_label_map(path).data[0] for path in (prediction_file, reference_file))
-    return score_case(
+    # a prediction never holds the ignored label: its white is not taken for it
+    prediction = _read_declared(prediction_file, {0, *labels})
+    if negative:
+        reference = np.zeros(grid.shape, np.uint8)
+    else:
+        reference = _read_declared(reference_file, {0, *labels, ignore_label})
+    of_regions = score_regions(prediction, reference, regions, grid, ignore_label, tolerance_mm)
+    prediction, reference = as_shown(prediction, regions), as_shown(reference, regions)
+    labels = sorted(shown_names(dict.fromkeys(labels, ""), regions))
+    scores = score_case(
         prediction,
         reference,
         labels,
@@ -168,6 +249,17 @@ def _score(
         ignore_label=ignore_label,
         tolerance_mm=tolerance_mm,
     )
+    name = image_stem(prediction_file)
+    extras = score_extras(name, prediction, reference, grid, labels, ignore_label, wanted)
+    return scores, extras, of_regions
+
+
+def _read_declared(path: Path, declared: set[int | None]) -> NDArray[Any]:
+    """Label map ``(x, y, z)``; a picture holds declared labels only, because grey levels are no labels."""
+    label: NDArray[Any] = read_label_map(path, declared).data[0]
+    if is_picture(path):
+        refuse_undeclared(label, path, declared)
+    return label
 
 
 def _table(found: list[dict[str, Any]]) -> str:

@@ -12,20 +12,22 @@ from torch import nn
 
 from seg3d.atomic import write_json
 from seg3d.build import training as build
-from seg3d.build.dataset import build_dataset, build_recipe, classes
+from seg3d.build.dataset import build_dataset, build_recipe, classes, outputs
+from seg3d.cases import Region
 from seg3d.config import Config, load_config
 from seg3d.digest import sha256_file, sha256_tensors
 from seg3d.errors import DataError, Fault, FaultsError, RunError, Seg3dError
 from seg3d.inference.ensemble import McDropout
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.predictor import Predictor
-from seg3d.io import image_stem, read_header, read_volume, write_like
+from seg3d.io import answer_name, image_stem, read_header, read_image, write_like
 from seg3d.training.outcome import chosen_checkpoint, read_weights
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 
 MANIFEST = "predictions.json"
-_AGREED = ("channels", "labels", "ignore_label", "recipe_sha256")  # of model.json: without these no mean makes sense
+# of model.json: without these no mean makes sense
+_AGREED = ("channels", "labels", "ignore_label", "recipe_sha256", "regions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +124,20 @@ def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:
     Raises:
         RunError: The checkpoint does not fit the config.
     """
-    config, model = load_config(folder.config, overrides), read_json(folder.path / "model.json")
-    outputs = len(classes(model["labels"], model["ignore_label"]))
-    network = build.build_network(config, len(model["channels"]), outputs)
+    config, model = load_config(folder.config, overrides), read_model(folder)
+    given = outputs(model["labels"], model["ignore_label"], model["regions"])
+    network = build.build_network(config, len(model["channels"]), given)
     try:
         network.load_state_dict(read_weights(folder))
     except RuntimeError as error:
         raise RunError("the weights do not fit the network of the config", where=folder.path, got=error) from error
     return Member(folder, network.eval(), config.model.dropout)
+
+
+def read_model(folder: RunFolder) -> dict[str, Any]:
+    """``model.json`` of a run: what its network was trained with; ``regions`` as :class:`seg3d.cases.Region`."""
+    model: dict[str, Any] = read_json(folder.path / "model.json")
+    return model | {"regions": tuple(map(Region.from_dict, model.get("regions", [])))}  # none in older runs
 
 
 def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int | None = None) -> Predictor:
@@ -140,14 +148,14 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
         config: The first one's config, perhaps with other ``predict`` settings.
         mc_dropout: Passes of each network with dropout active.
     """
-    model = read_json(members[0].folder.path / "model.json")
+    model = read_model(members[0].folder)
     labels: dict[str, int] = model["labels"]
     device = torch.device(build.device_type(config))
     network, *others = (member.network.to(device) for member in members)
     chosen = config.predict
     return Predictor(
         network,
-        build.build_window(config),
+        build.build_window(config, model["regions"]),
         build_recipe(config, len(model["channels"])),
         tuple(model["channels"]),
         classes(labels, model["ignore_label"]),
@@ -158,6 +166,8 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
         min_size_ml=build.class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {}),
         others=tuple(others),
         mc_dropout=None if mc_dropout is None else McDropout(mc_dropout, config.seed),
+        regions=model["regions"],
+        attention=chosen.attention,
     )
 
 
@@ -185,7 +195,7 @@ def _refuse_disagreement(folders: Sequence[RunFolder], split: str | None) -> Non
     """Refuse runs whose answers cannot be averaged, and a part of the split that one of them may have learnt from."""
     first, *others = folders
     for folder in others:
-        ours, theirs = (read_json(each.path / "model.json") for each in (first, folder))
+        ours, theirs = (read_model(each) for each in (first, folder))
         differing = [key for key in _AGREED if ours[key] != theirs[key]]
         if differing:
             raise RunError(
@@ -250,34 +260,43 @@ def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]
     absent = wanted - {case.case_id for case in cases}
     if absent:
         raise DataError("cases of the split are not in the dataset", where=config.data.source, got=sorted(absent))
-    return [Scan(f"{case.case_id}{_suffix(case.images[0])}", case.images) for case in cases]
+    return [Scan(f"{case.case_id}{_suffix(answer_name(case.images[0]))}", case.images) for case in cases]
 
 
-def _suffix(path: Path) -> str:
-    return path.name[len(image_stem(path)) :]
+def _suffix(name: str) -> str:
+    return name[len(image_stem(Path(name))) :]
 
 
 def _refuse_overwriting_inputs(scans: Sequence[Scan], target: Path) -> None:
-    clash = [scan.name for scan in scans if (target / scan.name).resolve() in {p.resolve() for p in scan.images}]
+    clash = [scan.name for scan in scans if _overwrites(target / scan.name, scan)]
     if clash:
         raise DataError(
             "the answers would overwrite the scans", where=target, got=", ".join(clash), fix="Give another --output."
         )
 
 
+def _overwrites(answer: Path, scan: Scan) -> bool:
+    """Whether an answer would replace a scan, or a file beside a scan whose answer is of another format."""
+    beside = any(image.resolve().parent == answer.resolve().parent for image in scan.images)
+    renamed = beside and answer.exists() and _suffix(scan.name) != _suffix(scan.images[0].name)
+    return renamed or answer.resolve() in {image.resolve() for image in scan.images}
+
+
 def _predict_scan(predictor: Predictor, scan: Scan, target: Path, probabilities: bool) -> Path:
     header = read_header(scan.images[0])
     path = target / scan.name
-    found = predictor.predict(
-        [read_volume(image) for image in scan.images], probabilities=probabilities, name=image_stem(path)
-    )
+    volumes = read_image(scan.images, len(predictor.channels))
+    found = predictor.predict(volumes, probabilities=probabilities, name=image_stem(path))
     target.mkdir(parents=True, exist_ok=True)
-    write_like(path, found.label, header)
+    write_like(path, found.label, header, binary=predictor.labels == (0, 1))
+    real = _suffix(answer_name(path, real=True))
     for value, values in found.probabilities.items():
-        name = f"{image_stem(path)}_probability_{value}{_suffix(path)}"
+        name = f"{image_stem(path)}_probability_{value}{real}"
         write_like(target / "probabilities" / name, values, header)
     for kind, values in found.uncertainty.items():
-        write_like(target / "uncertainty" / f"{image_stem(path)}_{kind}{_suffix(path)}", values, header)
+        write_like(target / "uncertainty" / f"{image_stem(path)}_{kind}{real}", values, header)
+    for number, values in enumerate(found.attention, start=1):  # 1 is the finest
+        write_like(target / "attention" / f"{image_stem(path)}_gate_{number}{real}", values, header)
     return path
 
 
@@ -288,12 +307,14 @@ def _write_manifest(
     if not scans:
         return
     runs = [_identity(member) for member in members]
-    model = read_json(members[0].folder.path / "model.json")
+    model = read_model(members[0].folder)
     content: dict[str, Any] = {
         "labels": model["labels"],
         "ignore_label": model["ignore_label"],
         "scans": [scan.name for scan in scans],
     }
+    if model["regions"]:
+        content["regions"] = [region.as_dict() for region in model["regions"]]
     if len(members) == 1:
         content |= runs[0]
     if len(members) > 1 or mc_dropout is not None:

@@ -9,19 +9,19 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from seg3d.atomic import remove_leftovers, write_json
 from seg3d.build.dataset import build_dataset, build_recipe
-from seg3d.cases import Case, Dataset
+from seg3d.cases import Case, Dataset, Region, refuse_undeclared
 from seg3d.config import Config, as_config
 from seg3d.digest import FileDigests
 from seg3d.errors import DataError, Fault, FaultsError, Seg3dError, StoreError
-from seg3d.io import read_label_map, read_volume
-from seg3d.preparation import Recipe, prepare_image, prepare_label
+from seg3d.io import read_image, read_label_map
+from seg3d.preparation import Recipe, prepare_image, prepare_label, prepare_weights
 from seg3d.store import StoredInfo, read_info, stored_path, write_stored
+from seg3d.volume import Grid, Volume
 
 MANIFEST = "store.json"
 
@@ -38,6 +38,7 @@ class Store:
         labels: Label values by name.
         ignore_label: Label value that counts nowhere, or ``None``.
         recipe_sha256: Digest of the recipe.
+        regions: Sets of labels that are predicted instead of single labels.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Store:
     labels: Mapping[str, int]
     ignore_label: int | None
     recipe_sha256: str
+    regions: tuple[Region, ...] = ()
 
     @cached_property
     def infos(self) -> dict[str, StoredInfo]:
@@ -68,9 +70,15 @@ class _Job:
     case: Case
     path: Path
     recipe: Recipe
+    channels: int
     labels: Mapping[str, int]
     ignore_label: int | None
     source_sha256: Mapping[str, str]
+
+    @property
+    def declared(self) -> set[int | None]:
+        """Values that may stand in the label map."""
+        return {0, *self.labels.values(), self.ignore_label}
 
 
 def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progress: bool = True) -> Store:
@@ -100,6 +108,7 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
         labels=dataset.labels,
         ignore_label=dataset.ignore_label,
         recipe_sha256=recipe.digest,
+        regions=dataset.regions,
     )
     _write_manifest(store, dataset, recipe)
     return store
@@ -134,7 +143,8 @@ def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:
         if not absent:
             sources = {_source_name(file, dataset): digests.sha256(file) for file in files}
             path = stored_path(folder, case.case_id)
-            jobs.append(_Job(case, path, recipe, dataset.labels, dataset.ignore_label, sources))
+            channels = len(dataset.channels)
+            jobs.append(_Job(case, path, recipe, channels, dataset.labels, dataset.ignore_label, sources))
     if missing:
         raise FaultsError("files of the dataset are missing", missing)
     digests.save()
@@ -159,6 +169,8 @@ def _is_done(job: _Job) -> bool:
         and info.source_sha256 == dict(job.source_sha256)
         and info.labels == dict(job.labels)
         and info.ignore_label == job.ignore_label
+        and info.channels == job.channels
+        and (info.label_offset is not None) == job.case.labelled
     )
 
 
@@ -186,9 +198,9 @@ def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Seg3dE
 
 def _prepare_case(job: _Job) -> Seg3dError | None:
     try:
-        images = [read_volume(path) for path in job.case.images]
+        images = read_image(job.case.images, job.channels)
         prepared = prepare_image(images, job.recipe)
-        label = None if job.case.label is None else read_label_map(job.case.label)
+        label = _label(job, images[0].grid)
         if label is not None and not label.grid.same_as(images[0].grid):
             raise DataError(
                 "image and label lie on different grids",
@@ -197,11 +209,13 @@ def _prepare_case(job: _Job) -> Seg3dError | None:
                 expected=f"the grid of {job.case.images[0].name}, shape {images[0].grid.shape}",
                 fix="Run 'seg3d check' for all faults.",
             )
+        final = None if label is None else prepare_label(label, prepared.way_back)
         write_stored(
             job.path,
             case_id=job.case.case_id,
             image=prepared.image,
-            label=None if label is None else _declared(prepare_label(label, prepared.way_back), job),
+            label=final,
+            weights=None if final is None else prepare_weights(final, job.recipe, job.ignore_label),
             grid=prepared.grid,
             way_back=prepared.way_back.as_dict(),
             recipe_sha256=job.recipe.digest,
@@ -214,17 +228,14 @@ def _prepare_case(job: _Job) -> Seg3dError | None:
     return None
 
 
-def _declared(label: np.ndarray[Any, Any], job: _Job) -> np.ndarray[Any, Any]:
-    unknown = sorted(set(np.unique(label).tolist()) - {*job.labels.values(), job.ignore_label, 0})
-    if unknown:
-        raise DataError(
-            "the label map holds values that are not declared",
-            where=job.case.label,
-            got=unknown,
-            expected=dict(job.labels),
-            fix="Declare them in the dataset's labels or correct the file.",
-        )
-    return label
+def _label(job: _Job, grid: Grid) -> Volume | None:
+    """The label map of a case; one that is declared to hold no foreground is all background."""
+    path = job.case.label
+    if path is not None:
+        label = read_label_map(path, job.declared)
+        refuse_undeclared(label.data, path, job.declared)
+        return label
+    return Volume(np.zeros((1, *grid.shape), np.uint8), grid) if job.case.negative else None
 
 
 def _progress(

@@ -79,6 +79,8 @@ def what_changed(folder: RunFolder, config: Config, store: Store) -> list[str]:
     config_lines = differences(recorded, now).items()
     found = [f"config {key}: {was} -> {now}" for key, (was, now) in config_lines if not key.startswith(WITHOUT_EFFECT)]
     found += [f"data {line}" for line in changed_files(read_json(folder.data), data_record(store))]
+    trained, given = read_json(folder.path / "model.json").get("regions", []), [r.as_dict() for r in store.regions]
+    found += [f"data regions: {trained} -> {given}"] if trained != given else []
     code = differences(read_json(folder.environment)["code"], describe_code())
     if not {"version", "modules_sha256"} & set(code):
         return found  # a commit that leaves the package as it was

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from seg3d.atomic import exclusive, write_json
 from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
-from seg3d.build.dataset import foreground
+from seg3d.build.dataset import scored
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
@@ -113,7 +113,9 @@ def begin(
     if config.train.precision == "bf16" and not has_fast_bf16(build.device_type(config)):
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
     build.build_reproducibility(config).apply(config.seed)
-    make_trainer(build.build_fit_settings(config))  # what this machine cannot do is told before a run folder is made
+    # what does not fit and what this machine cannot do is told before a run folder is made
+    build.build_weighted_loss(config, _counted(store), store.ignore_label, store.regions)
+    make_trainer(build.build_fit_settings(config))
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
     earlier = latest_run(target.path.parent, config.name)
     _create(target, config, store, split, earlier, tell)
@@ -160,8 +162,10 @@ def _identity(config: Config, store: Store, split: Split) -> dict[str, Any]:
 
 
 def data_digest(store: Store) -> str:
-    """SHA-256 over the content of every labelled case."""
-    return sha256_json({case.case_id: case.content_sha256 for case in store.labelled})
+    """SHA-256 over the content of every labelled case, and over the regions where there are any."""
+    content = {case.case_id: case.content_sha256 for case in store.labelled}
+    regions = [region.as_dict() for region in store.regions]
+    return sha256_json({"cases": content, "regions": regions} if regions else content)
 
 
 def data_record(store: Store) -> dict[str, Any]:
@@ -194,6 +198,7 @@ def _create(
             "labels": dict(store.labels),
             "ignore_label": store.ignore_label,
             "recipe_sha256": store.recipe_sha256,
+            "regions": [region.as_dict() for region in store.regions],
         },
     }
     if patch := code_patch():
@@ -210,7 +215,7 @@ def _fit(
     stop_after: int | None,
 ) -> None:
     config, store, split = job.config, job.store, job.split
-    counted = {name: value for name, value in store.labels.items() if value != store.ignore_label}
+    counted = _counted(store)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
     module = build.build_module(
@@ -220,11 +225,12 @@ def _fit(
         store.ignore_label,
         steps=_steps_per_epoch(config) * config.train.max_epochs,
         seed=None if config.reproducibility.mode == "random" else config.seed,
+        regions=store.regions,
     )
     recorder = Recorder(
         job.folder,
         build.build_certifier(data, counted),
-        {value: name for name, value in foreground(store.labels, store.ignore_label).items()},
+        scored(store.labels, store.ignore_label, store.regions),
         patience=config.train.early_stop_patience,
         checkpoint_steps=config.train.checkpoint_steps,
         stop_after=stop_after,
@@ -235,6 +241,11 @@ def _fit(
         callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
+
+
+def _counted(store: Store) -> dict[str, int]:
+    """Label values by name, without the ignored one."""
+    return {name: value for name, value in store.labels.items() if value != store.ignore_label}
 
 
 def _steps_per_epoch(config: Config) -> int:

@@ -1,0 +1,164 @@
+"""TIFF files of one picture each."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import tifffile
+from numpy.typing import NDArray
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+
+from seg3d.atomic import atomic_path
+from seg3d.errors import DataError
+from seg3d.io.header import ImageHeader, PictureFacts, check_size, picture_grid, truncated
+
+_BROKEN = (
+    *(tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError),
+    *(struct.error, zlib.error, EOFError),
+)
+_COLOURS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+_ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+_LOSSLESS = {  # with how many bytes one byte can stand for at most
+    COMPRESSION.NONE: 1,
+    COMPRESSION.ADOBE_DEFLATE: 1032,
+    COMPRESSION.DEFLATE: 1032,
+    COMPRESSION.LZW: 4096,
+    COMPRESSION.PACKBITS: 64,
+    COMPRESSION.LZMA: 8192,
+}
+
+
+def read_tiff_header(path: Path) -> ImageHeader:
+    """The checked header; no pixel is decoded.
+
+    Raises:
+        DataError: The file is missing, is no TIFF, holds several pictures or another kind of colours, is compressed in
+            a way that is lossy or cannot be read, or its header cannot be true.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = _only_page(path, file)
+            _check_kind(path, page)
+            height, width, samples = _layout(path, page)
+            _check_extent(path, page, (width, height, 1))
+            alpha = bool(page.extrasamples) and page.extrasamples[-1] in _ALPHA
+            facts = PictureFacts(
+                "tiff",
+                int(page.bitspersample),
+                alpha,
+                page.photometric == PHOTOMETRIC.PALETTE,
+                int(page.tags.valueof(274, 1)) != 1,
+            )
+            dtype = np.dtype(np.uint8) if page.dtype == np.bool_ else np.dtype(page.dtype).newbyteorder("=")
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise truncated(path, error) from error
+    return ImageHeader(path, picture_grid(path, width, height), samples - alpha, dtype, "picture", facts)
+
+
+def read_tiff_samples(header: ImageHeader) -> NDArray[Any]:
+    """The samples ``(row, column, sample)`` as the file numbers them, alpha last, with the highest as white.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    try:
+        with tifffile.TiffFile(header.path) as file:
+            page: Any = file.pages[0]
+            by_itk = page.compression == COMPRESSION.LZW  # which tifffile leaves to another package
+            array = _by_itk(header.path) if by_itk else page.asarray()
+            planar = page.axes.startswith("S") and not by_itk
+            white_is_zero = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
+    except _BROKEN as error:
+        raise truncated(header.path, error) from error
+    width, height, _ = header.grid.shape
+    samples: NDArray[Any] = np.moveaxis(array, 0, -1) if planar else array
+    samples = samples.reshape(height, width, -1).astype(header.dtype, copy=False)
+    if white_is_zero:
+        samples = samples.dtype.type(2**header.native.bits - 1) - samples
+    return samples
+
+
+def write_tiff(path: Path, rows: NDArray[Any]) -> None:
+    """Write ``(row, column)`` as grey, compressed without loss, atomically; the same content gives the same bytes."""
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            np.ascontiguousarray(rows),
+            photometric="minisblack",
+            compression="zlib",
+            metadata=None,
+            software=False,
+        )
+
+
+def _only_page(path: Path, file: tifffile.TiffFile) -> Any:
+    if not file.pages:
+        raise truncated(path, "no picture")
+    pages = max(len(file.pages), len(file.series))
+    # some writers call a stack one page and tell its size in a remark
+    stacked = file.series and file.series[0].size != file.pages[0].size
+    if pages > 1 or stacked:
+        raise DataError(
+            "the file holds several pictures",
+            where=path,
+            got=f"{pages} pages" if pages > 1 else f"a stack of shape {file.series[0].shape}",
+            expected="one picture",
+            fix="Save each page as a file of its own, or a stack as NIfTI or NRRD.",
+        )
+    return file.pages[0]
+
+
+def _check_kind(path: Path, page: Any) -> None:
+    if page.compression not in _LOSSLESS:
+        raise DataError(
+            "the compression cannot be used",
+            where=path,
+            got=getattr(page.compression, "name", page.compression),
+            expected=", ".join(kind.name for kind in _LOSSLESS),
+            fix="Save it without compression, or with deflate or LZW.",
+        )
+    if page.photometric not in _COLOURS:
+        got = getattr(page.photometric, "name", page.photometric)
+        raise DataError("the colours cannot be used", where=path, got=got, expected="grey or RGB", fix="Convert it.")
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise DataError("the pixel type cannot be used", where=path, got=page.dtype, expected="integers or reals")
+    if page.compression == COMPRESSION.LZW and (page.photometric not in _COLOURS[::2] or page.bitspersample < 8):
+        raise DataError(
+            "LZW is read for grey and RGB pictures of 8 bits and more only",
+            where=path,
+            got=f"{page.photometric.name}, {page.bitspersample} bits",
+            fix="Save it without compression, or with deflate.",
+        )
+
+
+def _layout(path: Path, page: Any) -> tuple[int, int, int]:
+    """Height, width and samples of a pixel."""
+    if page.axes not in ("YX", "YXS", "SYX"):
+        got = f"axes {page.axes}, shape {page.shape}"
+        raise DataError("this is not one picture", where=path, got=got, expected="rows and columns")
+    return int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+
+
+def _check_extent(path: Path, page: Any, shape: tuple[int, int, int]) -> None:
+    """Compare the promised pixels with what the file holds, before any of them is allocated."""
+    end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
+    size = path.stat().st_size
+    if end > size:
+        raise truncated(path, f"{size} bytes, {end} are promised")
+    needed = -(-shape[0] * page.samplesperpixel * page.bitspersample // 8) * shape[1]
+    check_size(path, needed, sum(page.databytecounts) * _LOSSLESS[page.compression], shape)
+
+
+def _by_itk(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="TIFFImageIO"))
+    except RuntimeError as error:
+        raise truncated(path, str(error).strip().splitlines()[-1]) from error
+    return array
