@@ -13,7 +13,7 @@ from torch import nn
 
 from seg3d.auditing.ops import watch
 from seg3d.losses import LossTerm, build_loss
-from seg3d.models import AttentionUNet, ReducedUNet, UNet, fitting_size
+from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little, fitting_size
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "reduced": ReducedUNet,
@@ -96,6 +96,44 @@ def test_a_window_at_a_multiple_of_the_stride_gives_what_the_whole_gives_there(
         assert difference(starts[:dims]) < 1e-5
     for axis in range(dims if stride > 1 else 0):  # the stride is no larger than it needs to be
         assert difference(tuple(stride // 2 if i == axis else 0 for i in range(dims))) > 1e-3
+
+
+@every_kind
+def test_a_prior_is_the_first_answer(kind: str) -> None:
+    model = network(kind)
+    expect_little(model, 0.01)
+    assert model.head.bias.sigmoid().allclose(torch.tensor(0.01))
+
+
+def centred(weights: torch.Tensor, like: torch.Tensor, kind: nn.Module) -> torch.Tensor:
+    """Weights of a 2D layer as those of a 3D one that looks at each slice by itself."""
+    if like.ndim == weights.ndim:
+        return weights
+    if isinstance(kind, nn.ConvTranspose3d):  # every slice is doubled
+        return weights.unsqueeze(-1).expand_as(like).contiguous()
+    found = torch.zeros_like(like)
+    found[..., like.shape[-1] // 2] = weights
+    return found
+
+
+@every_kind
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+def test_two_dimensions_equal_three_where_all_slices_are_the_same(kind: str, norm: str) -> None:
+    flat = network(kind, dims=2, norm=norm).eval()
+    solid = network(kind, dims=3, norm=norm, seed=1).eval()
+    layers, state = dict(solid.named_modules()), solid.state_dict()
+    solid.load_state_dict(
+        {
+            name: centred(value, state[name], layers[name.rpartition(".")[0]])
+            for name, value in flat.state_dict().items()
+        }
+    )
+    image = image_for(flat)
+    depth = fitting_size(16, flat.stride, flat.margin)
+    found = solid(image.unsqueeze(-1).expand(*image.shape, depth).contiguous())
+    expected = flat(image).unsqueeze(-1).expand_as(found)
+    inner = slice(None) if not flat.margin else slice(found.shape[-1] // 2, found.shape[-1] // 2 + 1)
+    assert torch.allclose(found[..., inner], expected[..., inner], atol=1e-5)
 
 
 @every_kind

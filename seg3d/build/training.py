@@ -16,7 +16,7 @@ from seg3d.errors import ConfigError
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.keyed import derived_seed
 from seg3d.losses import LossTerm, WeightedLoss, build_loss
-from seg3d.models import AttentionUNet, ReducedUNet, UNet
+from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little
 from seg3d.models.planar import Planar
 from seg3d.sampling.augment import Augmentation
 from seg3d.sampling.certificate import Certifier
@@ -94,6 +94,8 @@ def build_network(config: Config, channels: int, outputs: int) -> nn.Module:
         settings |= {"padding": chosen.padding, "upsampling": chosen.upsampling}
     slices = 1 + 2 * config.sampling.neighbours
     network = _NETWORKS[chosen.kind](channels * slices, outputs, **settings)
+    if chosen.prior is not None:
+        expect_little(network, chosen.prior)
     return Planar(network, config.sampling.thin_axes[0]) if chosen.dims == 2 else network
 
 
@@ -247,6 +249,9 @@ def build_weighted_loss(
     Raises:
         ConfigError: It does not fit the labels or regions.
     """
+    if config.model.prior is not None and not regions:
+        fix = "Give data.regions, or leave it out."
+        raise ConfigError("softmax over labels knows no prior", where="model.prior", got=config.model.prior, fix=fix)
     terms = [LossTerm(**term.model_dump()) for term in config.loss.terms]
     for number, term in enumerate(terms):
         if regions and term.include_background:

@@ -82,6 +82,10 @@ class ModelSection(Section):
         default=0.0, description="probability of dropout, 0 to below 1"
     )
     activation: Literal["relu", "leaky_relu"] = Field(default="leaky_relu", description="activation function")
+    prior: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="probability of each of data.regions before training, such as 0.01 for small ones; null: about 0.5",
+    )
     padding: Literal["same", "valid"] = Field(
         default="same",
         description="valid: convolutions without padding, the input is larger than the patch (kind unet)",
