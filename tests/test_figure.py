@@ -21,7 +21,7 @@ from seg3d.cli import app
 from seg3d.errors import ConfigError, Seg3dError
 from seg3d.reporting.contact_sheet import contact_sheets, ranked, thumbnail_of
 from seg3d.reporting.figures import FigureCase, rows_figure, shortened
-from seg3d.reporting.loading import CaseFiles, load_case
+from seg3d.reporting.loading import CaseFiles, load_case, undeclared
 from seg3d.reporting.outcome import CORRECT, MISSED, ONE_LABEL, WRONG, claims_of, outcome_of, tally_case
 from seg3d.reporting.outcome_figure import COLOURS, outcome_figure, outcome_pixels, panel_size
 from seg3d.reporting.panels import OKABE_ITO, PICTURE, PLANES, planes_of
@@ -159,6 +159,17 @@ def test_slices_with_most_reference_and_most_differences_are_shown() -> None:
     prediction[12:19, 12:19, 8] = 1
     found = [(claim.index, claim.why) for claim in claims_of(case(reference, prediction), AXIAL)]
     assert found == [(5, "most reference"), (8, "most differences")]
+
+
+def test_ignored_voxels_choose_no_slice_and_the_reason_is_the_true_one() -> None:
+    reference, prediction = blob(), blob()
+    reference[:, :, 9] = 255  # a slice full of what counts nowhere
+    (claim,) = claims_of(case(reference, prediction, ignore_label=255), AXIAL)
+    assert (claim.index, claim.why) == (5, "most reference")
+    (claim,) = claims_of(case(0 * reference, prediction), AXIAL)
+    assert (claim.index, claim.why) == (5, "most prediction")
+    (claim,) = claims_of(case(0 * reference, 0 * prediction), AXIAL)
+    assert claim.why == "nothing is marked"
 
 
 @pytest.mark.parametrize("kind", ["protanopia", "deuteranopia", "tritanopia", "all"])
@@ -416,11 +427,12 @@ def test_one_case_needs_no_sheet_and_old_pages_go(tmp_path: Path) -> None:
     for name in "abc":
         write_case(tmp_path, name, blob(), blob((5, 5, 3)))
     assert {"cases.png", "worst_median_best.png"} <= {path.name for path in draw(tmp_path)}
-    kept = tmp_path / "figures" / "cases_mine.png"
-    kept.write_bytes(b"somebody else's")
+    kept = {"cases_mine.png", "2.png", "_1.png"}
+    for name in kept:
+        (tmp_path / "figures" / name).write_bytes(b"somebody else's")
     written = {path.name for path in draw(tmp_path, cases=["b"])}
     assert written == {"figures.json", "b.png"}
-    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {"cases_mine.png"}
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == kept
 
 
 def test_long_names_keep_their_ends() -> None:
@@ -495,6 +507,38 @@ def test_a_case_that_is_declared_negative_has_only_false_positives(tmp_path: Pat
     found = claims(tmp_path)["b"]["whole_case"]
     assert [found["correct"], found["wrong"], found["missed"]] == [0, 12, 0]
     assert claims(tmp_path)["a"]["whole_case"]["mean_dice"] == 1.0
+
+
+def test_white_of_a_prediction_is_label_1_where_255_is_the_ignored_label(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ("a",))
+    reference = np.zeros((20, 30), np.uint8)
+    reference[0:3, 0:4], reference[10:] = 1, 255
+    Image.fromarray(reference).save(tmp_path / "labels" / "a.png")
+    parts = [tmp_path / part / "a.png" for part in ("images", "predictions", "labels")]
+    found = load_case(CaseFiles("a", *parts), NAMES, ignore_label=255)
+    assert undeclared(found) == []
+    tally = tally_case(found)
+    assert tally is not None
+    assert (tally.correct, tally.wrong, tally.missed, tally.mean_dice) == (12, 0, 0, 1.0)
+    Image.fromarray(np.where(reference == 1, 7, reference).astype(np.uint8)).save(tmp_path / "labels" / "a.png")
+    assert undeclared(load_case(CaseFiles("a", *parts), NAMES, ignore_label=255)) == [7]
+
+
+def test_grey_levels_that_nothing_declares_are_not_drawn_as_labels(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    rows = np.asarray(Image.open(tmp_path / "labels" / "b.png")).copy()
+    rows[3, 0:4] = 120
+    Image.fromarray(rows).save(tmp_path / "labels" / "b.png")
+    with pytest.raises(Seg3dError, match=r"120 \(4 pixels\), 255 \(12 pixels\)"):
+        draw(tmp_path)
+    assert not (tmp_path / "figures").exists()
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    Image.open(tmp_path / "images" / "a.png").save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(Seg3dError, match=r"one name.*a\.jpg"):
+        draw(tmp_path)
 
 
 def test_a_single_file_is_compared_with_a_file_of_any_name(tmp_path: Path) -> None:

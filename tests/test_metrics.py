@@ -90,6 +90,36 @@ def test_areas_of_all_256_surface_elements_are_surface_distances(spacing: tuple[
         assert element_areas(spacing)[code] == pytest.approx(expected[theirs])
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("smooth", [0.0, 1.5])
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_outlines_of_pictures_are_those_of_monai_and_surface_distance(seed: int, smooth: float, thin: int) -> None:
+    a, b = (random_mask(number, smooth)[:, :, 5] for number in (seed, seed + 100))
+    spacing = (1.0, 1.5)
+    prediction, reference = (np.expand_dims(mask, thin).astype(np.uint8) for mask in (a, b))
+    in_space = tuple(np.insert(spacing, thin, 4.0).tolist())
+    found = score_case(prediction, reference, [1], in_space, 0.001, tolerance_mm=1.6)[1].surface
+    hd95 = monai.metrics.compute_hausdorff_distance(batch(a), batch(b), True, percentile=95, spacing=spacing)
+    assd = monai.metrics.compute_average_surface_distance(batch(a), batch(b), True, symmetric=True, spacing=spacing)
+    assert found.hd95_mm == pytest.approx(float(hd95), rel=1e-5)
+    assert found.assd_mm == pytest.approx(float(assd), rel=1e-5)
+    distances = surface_distance.compute_surface_distances(b, a, spacing)
+    assert found.hd95_elements_mm == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95))
+    assert found.surface_dice == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(distances, 1.6))
+
+
+def test_the_inside_of_a_picture_is_no_surface() -> None:
+    prediction, reference = np.zeros((2, 60, 60, 1), np.uint8)
+    reference[10:40, 10:40], prediction[18:48, 10:40] = 1, 1
+    score = score_case(prediction, reference, [1], (1.0, 1.0, 1.0), 0.001, tolerance_mm=2)[1]
+    assert score.surface.hd95_mm == 8  # the upper and lower side are 8 pixels off
+    assert score.surface.surface_dice < 0.6
+    slab = score_case(np.repeat(prediction, 2, 2), np.repeat(reference, 2, 2), [1], (1.0, 1.0, 1.0), 0.001)[1]
+    assert slab.surface.hd95_mm < 8  # a thin slab of a volume has two large sides, which agree
+    single = score_case(np.ones((1, 1, 1), np.uint8), np.ones((1, 1, 1), np.uint8), [1], (1.0, 1.0, 1.0), 0.001)[1]
+    assert (single.surface.hd95_mm, single.surface.surface_dice) == (0, 1)
+
+
 def test_the_area_of_a_plane_is_that_of_the_plane() -> None:
     mask = np.zeros((10, 12, 14), bool)
     mask[:5] = True

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from seg3d.auditing.ops import watch
+from seg3d.config.method import ModelSection
 from seg3d.losses import LossTerm, build_loss
-from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little, fitting_size
+from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little, fitting_size, take_channels_last
 
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "reduced": ReducedUNet,
@@ -103,6 +104,19 @@ def test_a_prior_is_the_first_answer(kind: str) -> None:
     model = network(kind)
     expect_little(model, 0.01)
     assert model.head.bias.sigmoid().allclose(torch.tensor(0.01))
+
+
+@every_kind
+@both_dims
+def test_the_order_in_memory_changes_no_more_than_rounding(kind: str, dims: int) -> None:
+    plain, ordered = (network(kind, dims=dims, norm="batch").eval() for _ in range(2))
+    take_channels_last(ordered)
+    seen: list[torch.Tensor] = []
+    ordered.down[1].register_forward_pre_hook(lambda _m, inputs: seen.extend(inputs))
+    image = image_for(plain)
+    with torch.no_grad():
+        assert torch.allclose(ordered(image), plain(image), atol=1e-5)
+    assert seen[0].is_contiguous(memory_format=CHANNELS_LAST[dims])
 
 
 def centred(weights: torch.Tensor, like: torch.Tensor, kind: nn.Module) -> torch.Tensor:
@@ -290,6 +304,27 @@ def test_fitting_sizes_are_those_that_valid_convolutions_leave_whole(levels: int
     assert all((out + 4 * (stride - 1)) % stride == 0 for out in walked.values())
     for size in range(1, 500):
         assert fitting_size(size, stride, margin) == min(n for n in walked if n >= size)
+
+
+@pytest.mark.parametrize("kind", ["reduced_unet", "attention_unet", "unet"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5, 6])
+def test_a_config_knows_the_sizes_of_its_network(kind: str, padding: str, levels: int) -> None:
+    if kind != "unet" and padding == "valid":
+        return
+    section = ModelSection(kind=kind, padding=padding, features=(2,) * levels)
+    kinds = {"reduced_unet": ReducedUNet, "attention_unet": AttentionUNet, "unet": partial(UNet, padding=padding)}
+    model = kinds[kind](1, 2, dims=2, features=(2,) * levels)
+    assert (section.stride, section.margin) == (model.stride, model.margin)
+    # what it may answer for: a tile that can lie at multiples of the stride
+    answers = [
+        n
+        for n in range(model.stride, 700)
+        if fitting_size(n + 2 * model.margin, model.stride, model.margin) == n + 2 * model.margin
+    ]
+    for length in range(1, 600):
+        nearest = min(answers, key=lambda n: (abs(n - length), -n))
+        assert section.nearest_size(length) == nearest
 
 
 def test_fitting_sizes_without_margin_are_multiples_of_the_stride() -> None:

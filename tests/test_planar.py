@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from scans import oblique_affine, oriented_affine
-from stored import make_store
+from stored import LABELS, make_store
 from torch import nn
 
+from seg3d.build.training import build_data
 from seg3d.config import load_config
 from seg3d.errors import DataError, FaultsError
 from seg3d.inference.sliding import SlidingWindow, surround
@@ -24,13 +25,15 @@ from seg3d.models.planar import Planar
 from seg3d.preparation import Recipe, prepare_image, prepare_weights
 from seg3d.preparation.recipe import Separation
 from seg3d.sampling.augment import Affine, Augmentation, Elastic, Flip, Rot90, draw
+from seg3d.sampling.intensity import lower_resolution
 from seg3d.sampling.locations import draw_in_slice
 from seg3d.sampling.patches import PatchReader, read_augmented, read_patch
 from seg3d.sampling.plan import SamplingPlan, slices_of
-from seg3d.sampling.spatial import Resampling, resample_patch
+from seg3d.sampling.spatial import Resampling, _smooth_field, resample_patch
 from seg3d.store import StoredInfo, StoredVolume, read_info, write_stored
 from seg3d.volume import Grid, Volume, mirrored
 
+VALID = ["model.kind=unet", "model.padding=valid", "model.features=[4,4,4,4,4]"]
 PLAIN = "name: p\ndata: {source: a, store: b}\nmodel: {dims: 2}\nsampling: {patch_size: [32, 32, 1]}\n"
 
 
@@ -168,7 +171,7 @@ def test_neighbouring_slices_are_channels_with_the_middle_one_in_the_middle(case
     np.testing.assert_array_equal(patch.label[..., 0], volume.label[x : x + 64, y : y + 48, z])
 
 
-def stored_cube(folder: Path) -> StoredVolume:
+def stored_cube(folder: Path, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> StoredVolume:
     """A cube of 12 voxels, every value another."""
     shape = (12, 12, 12)
     write_stored(
@@ -176,7 +179,7 @@ def stored_cube(folder: Path) -> StoredVolume:
         case_id="cube",
         image=np.arange(12**3, dtype=np.float16).reshape(1, *shape),
         label=keyed(0, "cube").integers(0, 3, shape).astype(np.uint8),
-        grid=Grid(shape, np.eye(4)),
+        grid=Grid(shape, np.diag([*spacing_mm, 1.0])),
         way_back={},
         recipe_sha256="r",
         source_sha256={},
@@ -223,6 +226,68 @@ def test_an_elastic_field_has_the_control_points_asked_for() -> None:
     values = np.stack([field.displacement_mm for field in fields if field and field.displacement_mm is not None])
     assert values.shape == (300, 3, 3, 3, 1)
     assert values[:, :2].std() == pytest.approx(10, rel=0.05)
+
+
+def test_an_elastic_field_of_a_slice_is_as_strong_as_that_of_a_volume() -> None:
+    part = Augmentation(elastic=Elastic(1.0, 8, 10.0))
+    fields = [draw(part, 1, (64, 64, 1), (1, 1, 1), keyed(0, n), fixed=(2,)).resampling for n in range(100)]
+    read = [_smooth_field(field, (1, 1, 1), (64, 64, 1)) for field in fields if field]
+    assert len(read) == 100
+    # two points along z, averaged into the one slice, would make it weaker by the square root of 2
+    alone = [draw(part, 1, (64, 64, 8), (1, 1, 1), keyed(0, n)).resampling for n in range(100)]
+    planes = [field.displacement_mm[:, :, :, :1] for field in alone if field and field.displacement_mm is not None]
+    wanted = [_smooth_field(Resampling(np.eye(3), np.zeros(3), plane), (1, 1, 1), (64, 64, 1)) for plane in planes]
+    assert np.std([field[:2] for field in read]) == pytest.approx(np.std([field[:2] for field in wanted]), rel=0.05)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_quarter_turns_of_voxels_that_are_not_square_keep_shapes(tmp_path: Path, axis: int, quarters: int) -> None:
+    volume = stored_cube(tmp_path, spacing_mm=(1.0, 1.7, 2.9))
+    turning = Augmentation(rot90=Rot90(1.0, "xyz"[axis]))
+    barely = replace(turning, affine=Affine(1.0, (0, 0, 0), (1, 1), (1e-6, 0, 0)))
+    key = next(n for n in range(50) if draw(turning, 1, (12,) * 3, (1, 2, 3), keyed(n)).turned == (axis, quarters))
+    box = (volume, (0, 0, 0), (12, 12, 12))
+    alone, label = read_augmented(*box, turning, keyed(key))
+    among_others, same_label = read_augmented(*box, barely, keyed(key))
+    np.testing.assert_allclose(alone.numpy(), among_others.numpy(), atol=0.1)
+    assert float((label == same_label).float().mean()) > 0.99  # but for ties
+    # half a turn is that of the array, exactly; a quarter is not: what is long stays long
+    others = [1 + (axis + 1) % 3, 1 + (axis + 2) % 3]
+    turned = read_patch(*box)[0].rot90(quarters, others)
+    assert torch.equal(alone, turned) == (quarters == 2)
+
+
+@pytest.mark.parametrize(("dims", "features", "fixed"), [(2, "[4, 8]", (2,)), (3, "[4]", ())])
+def test_slices_move_in_their_plane_and_thin_patches_of_volumes_anywhere(
+    cases: tuple[StoredInfo, ...], tmp_path: Path, dims: int, features: str, fixed: tuple[int, ...]
+) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text(PLAIN)
+    turning = ["augment.affine={p: 1, rotation_deg: [0, 0, 30], shift_mm: [0, 0, 9]}", f"model.features={features}"]
+    data = build_data(load_config(path, [f"model.dims={dims}", *turning]), cases, (), LABELS)
+    visits = data.train_dataloader().dataset.subjects_dataset
+    visit = visits.epoch(0).visits[0]
+    found = visits.reader.read(0, visit)
+    wanted = replace_fixed(visits.reader, fixed).read(0, visit)
+    other = replace_fixed(visits.reader, (2,) if not fixed else ()).read(0, visit)
+    assert all(torch.equal(a.image, b.image) for a, b in zip(found, wanted, strict=True))
+    assert not any(torch.equal(a.image, b.image) for a, b in zip(found, other, strict=True))
+
+
+def replace_fixed(reader: PatchReader, fixed: tuple[int, ...]) -> PatchReader:
+    return PatchReader(reader.cases, reader.patch_size, reader.augmentation, reader.seed, fixed=fixed)
+
+
+def test_a_lower_resolution_is_one_of_the_plane_however_close_the_slices_lie() -> None:
+    noise = keyed(0, "noise").standard_normal((1, 3, 32, 32)).astype(np.float32)
+    image = noise.copy()
+    lower_resolution(image, 2.0, (4.0, 4.0, 1.0), fixed=(2,))  # a picture made smaller: its third axis is as it was
+    assert image.std() < 0.7 * noise.std()
+    for number in range(3):
+        alone = noise[:, number : number + 1].copy()
+        lower_resolution(alone, 2.0, (1.0, 1.0, 1.0), fixed=(2,))
+        np.testing.assert_array_equal(image[:, number : number + 1], alone)  # no slice looks at its neighbours
 
 
 def test_weights_follow_the_label_through_every_spatial_change(tmp_path: Path) -> None:
@@ -343,6 +408,17 @@ def test_axial_slices_are_axial_whatever_the_order_of_the_array(codes: str) -> N
         (["augment.rot90={p: 1}", "sampling.patch_size=[32, 64, 1]"], "augment.rot90"),
         (["augment.affine={p: 1, rotation_deg: [5, 0, 5]}"], "augment.affine.rotation_deg"),
         (["model.padding=valid"], "model.padding"),
+        (["model.upsampling=transposed", "sampling.neighbours=1", "sampling.balance=slice"], "model.upsampling"),
+        (["predict.tile_size=[1, 32, 32]"], "predict.tile_size"),
+        (["predict.tile_size=[32, 32, 4]"], "predict.tile_size"),
+        (["predict.tile_size=[4, 4, 1]"], "predict.tile_size"),
+        (["sampling.patch_size=[4, 4, 1]"], "sampling.patch_size"),
+        (["sampling.patch_size=[4, 4, 1]", "model.norm=batch", "train.batch_size=1"], "sampling.patch_size"),
+        ([*VALID, "sampling.patch_size=[4, 4, 1]"], "sampling.patch_size"),
+        ([*VALID, "sampling.patch_size=[36, 36, 1]", "predict.tile_size=[4, 36, 1]"], "predict.tile_size"),
+        (["predict.mirror=[x, z]"], "predict.mirror"),
+        (["augment.elastic={control_points: [3, 3, 3]}"], "augment.elastic.control_points"),
+        (["sampling.class_weights={tumour: 0}"], "sampling.class_weights"),
         (["prepare.size=[32, 32, null]", "prepare.spacing_mm=[1, 1, 1]"], "prepare.size"),
     ],
 )
@@ -355,10 +431,26 @@ def test_settings_that_do_not_suit_slices_are_refused(tmp_path: Path, settings: 
     assert {fault.where for fault in caught.value.faults} == {where}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["predict.mirror=[x, z]", "sampling.neighbours=1"],
+        ["sampling.patch_size=[1, 32, 32]", "augment.elastic={control_points: [1, 3, 3]}", "augment.rot90={about: x}"],
+        ["sampling.patch_size=[32, 1, 32]", "augment.elastic={control_points: [3, 1, 3]}", "predict.mirror=[x, z]"],
+        ["sampling.patch_size=[4, 8, 1]"],
+        ["sampling.patch_size=[4, 4, 1]", "model.norm=batch"],
+        ["sampling.patch_size=[4, 4, 1]", "model.norm=none", "train.batch_size=1"],
+    ],
+)
+def test_settings_that_suit_slices_are_taken(tmp_path: Path, settings: list[str]) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text(PLAIN)
+    load_config(path, settings)
+
+
 def test_sizes_of_valid_convolutions_are_told(tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text(PLAIN)
-    valid = ["model.kind=unet", "model.padding=valid", "model.features=[4,4,4,4,4]"]
-    load_config(path, [*valid, "sampling.patch_size=[388, 388, 1]"])
+    load_config(path, [*VALID, "sampling.patch_size=[388, 388, 1]"])
     with pytest.raises(FaultsError, match=r"nearest size is \[388, 36, 1\]"):
-        load_config(path, [*valid, "sampling.patch_size=[390, 32, 1]"])
+        load_config(path, [*VALID, "sampling.patch_size=[390, 32, 1]"])

@@ -265,6 +265,10 @@ def test_regions_know_no_background_and_their_weights_have_their_names(tmp_path:
     ):
         with pytest.raises(ConfigError, match=words):
             build_module(load_config(path, [setting]), 1, labels, None, 1, None, regions)
+    with pytest.raises(ConfigError, match="nothing that is to be found has a weight"):
+        build_module(load_config(path, ["loss.class_weights={a: 0}"]), 1, labels, None, 1, None, regions)
+    with pytest.raises(ConfigError, match="nothing that is to be found has a weight"):
+        build_module(load_config(path, ["loss.class_weights={background: 1, blob: 0}"]), 1, labels, None, 1, None)
     module = build_module(load_config(path, ["loss.class_weights={a: 2}"]), 1, labels, None, 1, None, regions)
     assert module.loss.class_weights.tolist() == [2.0]
 

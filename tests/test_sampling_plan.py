@@ -19,7 +19,7 @@ def make_plan(folder: Path, balance: Balance = "case", patches: int = 60, **weig
     return SamplingPlan(cases, chosen, patches_per_epoch=patches, patches_per_visit=4, balance=balance, seed=3)
 
 
-@pytest.mark.parametrize("balance", ["case", "class", "lesion"])
+@pytest.mark.parametrize("balance", ["case", "class", "lesion", "slice"])
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_class_shares_are_exact_in_every_epoch(tmp_path: Path, balance: Balance, epoch: int) -> None:
     plan = make_plan(tmp_path, balance, background=1, organ=1, tumour=3)
@@ -63,9 +63,10 @@ def test_a_visit_is_of_one_case_and_no_longer_than_asked(tmp_path: Path) -> None
         assert {draw.case for draw in visit.draws} == {visit.case}
 
 
+@pytest.mark.parametrize("balance", ["case", "slice"])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_share_the_draws_equally_and_split_few_cases(tmp_path: Path, ranks: int) -> None:
-    plan = make_plan(tmp_path, patches=48)
+def test_ranks_share_the_draws_equally_and_split_few_cases(tmp_path: Path, ranks: int, balance: Balance) -> None:
+    plan = make_plan(tmp_path, balance, patches=48)
     whole = {d for v in plan.epoch(1).visits for d in v.draws}
     shares = [{d for v in plan.epoch(1, rank, ranks).visits for d in v.draws} for rank in range(ranks)]
     assert [len(share) for share in shares] == [48 // ranks] * ranks

@@ -196,6 +196,30 @@ def test_what_the_machine_lacks_is_told(config: Path, override: str) -> None:
     assert not (config.parent / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("sampling.class_weights={blobs: 1}", "sampling.class_weights"),
+        ("loss.class_weights={blobs: 1}", "loss.class_weights"),
+        ("predict.keep_largest=[blobs]", "predict.keep_largest"),
+        ("predict.min_size_ml={blobs: 1}", "predict.min_size_ml"),
+    ],
+)
+def test_names_that_the_data_lack_are_told_before_there_is_a_run(config: Path, override: str, where: str) -> None:
+    runs = config.parent / "runs"
+    before = set(runs.glob("*"))
+    with pytest.raises(ConfigError, match=where):
+        seg3d.train(config, [override])
+    assert set(runs.glob("*")) == before
+
+
+def test_scans_are_not_prepared_in_another_way_than_the_runs(reference: Path, tmp_path: Path) -> None:
+    for override in ("prepare.spacing_mm=[2, 2, 2]", "prepare.normalise=[{kind: minmax}]"):
+        with pytest.raises(RunError, match=override.partition(".")[2].partition("=")[0]):
+            seg3d.predict(reference, output=tmp_path / "answers", split="test", overrides=[override])
+    assert not (tmp_path / "answers").exists()
+
+
 def test_early_stop_and_running_mean(config: Path) -> None:
     overrides = [
         "train.max_epochs=6",

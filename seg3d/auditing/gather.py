@@ -21,7 +21,7 @@ from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import is_reproducible, verdict
 from seg3d.digest import sha256_arrays
 from seg3d.errors import RunError
-from seg3d.io import SUFFIXES, image_stem, read_label_map
+from seg3d.io import SUFFIXES, image_stem, read_volume
 from seg3d.training.outcome import read_metrics, read_weights
 from seg3d.training.run_folder import RunFolder, read_json
 from seg3d.training.trace import read_trace
@@ -70,7 +70,7 @@ def _describe(folder: AuditFolder, cell: Cell) -> dict[str, Any]:
         "trace_sha256": result["trace_sha256"],
         "data_sha256": result["data_sha256"],
         "split_sha256": result["split_sha256"],
-        "predictions_sha256": sha256_arrays({case: read_label_map(path).data for case, path in maps.items()}),
+        "predictions_sha256": sha256_arrays({case: read_volume(path).data for case, path in maps.items()}),
         "training_seconds": sum(row["seconds"] for row in read_metrics(run)),
         "best_score": result["best_score"],
         "scores": _scores(summary),
@@ -153,7 +153,7 @@ def disagreeing_voxels(folder: AuditFolder, setups: Sequence[str]) -> dict[str, 
 
 def disagreement_of(paths: Sequence[Path]) -> NDArray[np.float32]:
     """Share of runs that do not say what most say, by voxel ``(x, y, z)``; 0 where all agree."""
-    maps = np.stack([read_label_map(path).data[0] for path in paths])
+    maps = np.stack([read_volume(path).data[0] for path in paths])
     most = np.zeros(maps.shape[1:], dtype=np.int64)
     for value in np.unique(maps):
         np.maximum(most, (maps == value).sum(axis=0), out=most)

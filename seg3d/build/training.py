@@ -16,7 +16,7 @@ from seg3d.errors import ConfigError
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.keyed import derived_seed
 from seg3d.losses import LossTerm, WeightedLoss, build_loss
-from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little
+from seg3d.models import AttentionUNet, ReducedUNet, UNet, expect_little, take_channels_last
 from seg3d.models.planar import Planar
 from seg3d.sampling.augment import Augmentation
 from seg3d.sampling.certificate import Certifier
@@ -96,14 +96,21 @@ def build_network(config: Config, channels: int, outputs: int) -> nn.Module:
     network = _NETWORKS[chosen.kind](channels * slices, outputs, **settings)
     if chosen.prior is not None:
         expect_little(network, chosen.prior)
-    return Planar(network, config.sampling.thin_axes[0]) if chosen.dims == 2 else network
+    if config.train.memory_format == "channels_last":
+        take_channels_last(network)
+    return Planar(network, *_slice_axes(config)) if chosen.dims == 2 else network
 
 
 def build_margin(config: Config) -> Shape:
     """Voxels along x, y, z by which the input of the network is larger than its answer, on each side."""
-    thin = config.sampling.thin_axes if config.model.dims == 2 else ()
+    thin = _slice_axes(config)
     x, y, z = (config.sampling.neighbours if axis in thin else config.model.margin for axis in range(3))
     return x, y, z
+
+
+def _slice_axes(config: Config) -> tuple[int, ...]:
+    """The axis that slices lie across; none where volumes are cut into patches, however thin."""
+    return config.sampling.thin_axes if config.model.dims == 2 else ()
 
 
 def build_window(config: Config, regions: Sequence[Region] = ()) -> SlidingWindow:
@@ -126,7 +133,7 @@ def _alignment(config: Config) -> Shape | None:
     """Stride along x, y, z where the answer for a voxel is the same in every tile: no need to blend."""
     if config.model.padding != "valid" or config.model.norm == "instance":
         return None
-    thin = config.sampling.thin_axes if config.model.dims == 2 else ()
+    thin = _slice_axes(config)
     x, y, z = (1 if axis in thin else config.model.stride for axis in range(3))
     return x, y, z
 
@@ -175,7 +182,7 @@ def build_data(
         patches_per_visit=chosen.patches_per_visit,
         balance=chosen.balance,
         seed=config.seed,
-        slice_axis=chosen.thin_axes[0] if chosen.thin_axes else 2,
+        slice_axis=next(iter(_slice_axes(config)), 2),
     )
     reader = PatchReader(
         plan.cases,
@@ -184,6 +191,7 @@ def build_data(
         config.seed,
         margin=build_margin(config),
         border=chosen.border,
+        fixed=_slice_axes(config),
     )
     return PatchDataModule(
         plan,
@@ -261,13 +269,27 @@ def build_weighted_loss(
     numbers = tuple(range(len(regions))) or classes(labels, ignore_label)
     wanted = config.loss.class_weights
     weights = None if wanted is None else class_weights(wanted, names, "loss.class_weights", {})
+    given = [1.0 if weights is None else weights.get(number, 1.0) for number in numbers]
+    if not any(given if regions else given[1:]):
+        raise ConfigError("nothing that is to be found has a weight", where="loss.class_weights", got=wanted)
     return build_loss(
         terms,
-        class_weights=None if weights is None else [weights.get(number, 1.0) for number in numbers],
+        class_weights=None if weights is None else given,
         ignore_label=ignore_label,
         values=() if regions else numbers,
         regions=[region.values for region in regions],
     )
+
+
+def build_clean_up(config: Config, labels: Mapping[str, int]) -> tuple[tuple[int, ...], dict[int, float]]:
+    """Labels of which only the largest component is kept, and the smallest volume of a component by label.
+
+    Raises:
+        ConfigError: A name is not a label of the dataset.
+    """
+    chosen = config.predict
+    largest = class_weights(dict.fromkeys(chosen.keep_largest, 1.0), labels, "predict.keep_largest", {})
+    return tuple(largest), class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {})
 
 
 def build_certifier(data: PatchDataModule, labels: Mapping[str, int]) -> Certifier:

@@ -23,11 +23,14 @@ from seg3d.io import (
     describe_undeclared,
     fit_channels,
     is_picture,
+    is_placed,
     read_header,
     read_label_map,
     read_volume,
 )
 from seg3d.volume import Volume
+
+_WHITE = {255, 65535}  # of 8 and of 16 bits
 
 
 @dataclass
@@ -38,29 +41,34 @@ class _Findings:
         faults: What is wrong.
         digest: Of its image, where that could be read.
         alpha: Files whose alpha channel is dropped.
+        bits: A picture of each bit depth.
     """
 
     faults: list[Fault] = field(default_factory=list)
     digest: str = ""
     alpha: list[Path] = field(default_factory=list)
+    bits: dict[int, Path] = field(default_factory=dict)
 
 
 def find_faults(dataset: Dataset) -> list[Fault]:
     """All faults and notes, sorted by case; every voxel is read once, a few cases at a time.
 
     Notes are allowed but told: a case without label map or without foreground, two cases with the same image, pictures
-    whose alpha channel is dropped or that viewers show turned.
+    whose alpha channel is dropped, that viewers show turned, or that are not all of one bit depth, a scan that does not
+    say how the patient lies.
     """
     faults = list(dataset.faults)
     if not dataset.cases:
         faults.append(Fault(str(dataset.source), "no_cases", "the dataset has no cases"))
     images: dict[str, list[str]] = defaultdict(list)
     alpha: list[Path] = []
+    bits: dict[int, Path] = {}
     # decompression releases the interpreter, so threads are enough
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for case, found in zip(dataset.cases, pool.map(lambda c: _check(c, dataset), dataset.cases), strict=True):
             faults += found.faults
             alpha += found.alpha
+            bits = found.bits | bits
             if found.digest:
                 images[found.digest].append(case.case_id)
     groups = {case.case_id: case.group for case in dataset.cases}
@@ -70,8 +78,14 @@ def find_faults(dataset: Dataset) -> list[Fault]:
         if len(same) > 1 and len({groups[case] for case in same}) > 1
     ]
     if alpha:
-        files = f"{len(alpha)} pictures, the first {alpha[0]}"
+        files = f"{len(alpha)} picture{'s' * (len(alpha) > 1)}, the first {alpha[0]}"
         faults.append(Fault(str(dataset.source), "alpha_dropped", "alpha channels are not read", files, note=True))
+    if len(bits) > 1:
+        files = ", ".join(f"{depth} bits in {path}" for depth, path in sorted(bits.items()))
+        fix = "Grey values are read as they stand: normalise each image by itself (zscore, minmax, percentile)."
+        faults.append(
+            Fault(str(dataset.source), "bit_depths", "pictures differ in bit depth", files, fix=fix, note=True)
+        )
     return sorted(faults)
 
 
@@ -83,6 +97,10 @@ def _check(case: Case, dataset: Dataset) -> _Findings:
     digest, read = hashlib.sha256(), 0
     if len(known) == len(headers):
         faults += _channel_faults(case, known, dataset)
+    if known and not is_placed(known[0]):
+        what, got = "the header does not say how the patient lies", "sform and qform code 0"
+        fix = "Its axes are taken to run to the left, front and head: if they do not, set its sform."
+        faults.append(Fault(f"{case.case_id} {known[0].path}", "no_orientation", what, got, fix=fix, note=True))
     for header in known:
         volume = _image(case, header, dataset, found)
         if volume is not None:
@@ -105,6 +123,7 @@ def _image(case: Case, header: ImageHeader, dataset: Dataset, found: _Findings) 
     volume: Volume | None = _attempt(case, header.path, read_volume, found.faults)
     if volume is None or header.format != "picture":
         return volume
+    found.bits.setdefault(max(8, header.native.bits), header.path)  # fewer are spread over 8
     wanted = len(dataset.channels) if len(case.images) == 1 else 1
     fitted: Volume | None = _attempt(
         case, header.path, partial(fit_channels, volume, wanted), found.faults, kind="channels"
@@ -209,6 +228,29 @@ def refuse_undeclared(label: NDArray[Any], path: Path, declared: Collection[int 
             got=unknown,
             expected=", ".join(str(value) for value in sorted(value for value in declared if value is not None)),
             fix=_undeclared_fix(path),
+        )
+
+
+def refuse_grey_levels(label: NDArray[Any], path: Path) -> None:
+    """Refuse a picture's label map that nothing declares and that is neither black and white nor plain indices.
+
+    White beside other values is the end of a scale of greys, or a label of its own that only a declaration can tell.
+
+    Args:
+        label: Its voxels, unsigned integers, black and white being 0 and 1.
+        path: Its file; anything but a picture is let pass.
+
+    Raises:
+        DataError: It holds white and other values; the message says which and how many pixels.
+    """
+    counts = count_labels(label) if is_picture(path) else {}
+    if len(set(counts) - {0}) > 1 and _WHITE & set(counts):
+        raise DataError(
+            "white stands beside other values, and nothing declares what they mean",
+            where=path,
+            got=describe_undeclared(counts, {0}, "pixel"),
+            expected="0 and 255, or indices",
+            fix="Give a config that declares the labels; grey levels come from interpolation or JPEG: mask it anew.",
         )
 
 

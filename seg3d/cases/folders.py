@@ -58,6 +58,9 @@ def read_folders(root: Path, images: Sequence[str], label: str | None, negatives
         for pattern in negatives
         if not _match(root, pattern)
     ]
+    if label is not None and not labelled:
+        fix = "Correct it, or leave data.folders.label out where nothing is labelled."
+        faults.append(Fault("data.folders.label", "no_cases", "no file fits the pattern", label, fix=fix))
     if not found:
         raise DataError("no file fits the pattern", where=root, got=images[0])
     channels = tuple(image_stem(Path(pattern.replace("{case}", ""))).strip("_-") for pattern in images)

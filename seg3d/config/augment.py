@@ -8,7 +8,6 @@ from pydantic import Field
 
 from seg3d.config.base import (
     Float,
-    Int,
     NonNegative,
     NonNegativeRange,
     NonNegativeTriple,
@@ -17,11 +16,11 @@ from seg3d.config.base import (
     PositiveRange,
     Section,
     Share,
+    Sizes,
     Unique,
 )
 
 Factor = Annotated[Float, Field(ge=1)]
-Points = tuple[Annotated[Int, Field(ge=2)], Annotated[Int, Field(ge=2)], Annotated[Int, Field(ge=1)]]
 _CHANCE = "probability that a patch gets it, 0 to 1"
 
 
@@ -51,8 +50,9 @@ class Elastic(Section):
     p: Share = Field(default=0.3, description=_CHANCE)
     control_spacing_mm: Positive = Field(default=24.0, description="distance of the control points, mm")
     sd_mm: NonNegative = Field(default=3.0, description="standard deviation of the control points' shifts, mm")
-    control_points: Points | None = Field(
-        default=None, description="number of control points along x, y and z; null: as control_spacing_mm says"
+    control_points: Sizes | None = Field(
+        default=None,
+        description="number of control points along x, y and z, 1 across slices; null: as control_spacing_mm says",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from seg3d.config.base import (
@@ -25,6 +25,12 @@ Momentum = Annotated[Float, Field(ge=0, lt=1)]
 Decay = Annotated[Float, Field(gt=0, lt=1)]
 
 
+def _some(value: dict[str, float]) -> dict[str, float]:
+    if not any(value.values()):
+        raise PydanticCustomError("no_weight", "no label has a weight")
+    return value
+
+
 class SamplingSection(Section):
     """How training patches are drawn."""
 
@@ -37,7 +43,7 @@ class SamplingSection(Section):
         description="what is drawn evenly: cases, voxels of a class, lesions of a class, or (dims 2) slices that hold "
         "a class, for the background those that hold nothing else",
     )
-    class_weights: dict[str, NonNegative] | None = Field(
+    class_weights: Annotated[dict[str, NonNegative], AfterValidator(_some)] | None = Field(
         default=None,
         description="weight of each label name at the patch centre; null: half background, half foreground",
     )
@@ -116,10 +122,22 @@ class ModelSection(Section):
         return 6 * self.stride - 4 if self.padding == "valid" else 0
 
     def nearest_size(self, length: int) -> int:
-        """The size nearest to ``length`` that the network can answer for along an axis."""
-        # with valid convolutions every level but the coarsest loses two voxels on each side after it was doubled
-        lost = 4 * (self.stride - 1) if self.padding == "valid" else 0
-        return max(1, (length + lost + self.stride // 2) // self.stride) * self.stride - lost
+        """The size nearest to ``length`` that the network can answer for along an axis.
+
+        It is no smaller than the stride, so that tiles of this size can lie at its multiples.
+        """
+        smallest = self.coarsest_size(2 * self.stride - 1)
+        nearest = self.coarsest_size(length + self.stride // 2)
+        return max(smallest, nearest) * self.stride - self._lost
+
+    def coarsest_size(self, length: int) -> int:
+        """Voxels of the coarsest level along an axis for an answer of ``length`` voxels, rounded down."""
+        return (length + self._lost) // self.stride
+
+    @property
+    def _lost(self) -> int:
+        """Voxels lost on the way up: with valid convolutions 4 on each level, after it was doubled."""
+        return 4 * (self.stride - 1) if self.padding == "valid" else 0
 
 
 def _loss_kind(value: Any) -> Any:
@@ -221,6 +239,11 @@ class TrainSection(Section):
     schedule: ScheduleSection = Field(default=ScheduleSection(), description="how the learning rate changes")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="fp32", description="floating-point format of the network; auto: bf16 where it is fast, else fp32"
+    )
+    memory_format: Literal["contiguous", "channels_last"] = Field(
+        default="contiguous",
+        description="order of an image's values in memory, changes the last bits; channels_last: all channels of a "
+        "voxel together, often faster with batch norm",
     )
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="where to compute; auto: a GPU if there is"

@@ -69,7 +69,9 @@ class Config(Section):
         refuse(
             *self._size_faults("sampling.patch_size", self.sampling.patch_size),
             *self._size_faults("predict.tile_size", self.predict.tile_size),
+            *self._norm_faults(),
             *self._plane_faults(),
+            *self._slice_faults(),
             *self._augment_faults(),
             *self._attention_faults(),
             *self._queue_faults(),
@@ -88,7 +90,27 @@ class Config(Section):
         what = f"not divisible by {stride}, the stride of a network of {levels} levels"
         if self.model.padding == "valid":
             what = f"not a size that valid convolutions of {levels} levels can answer for"
+        if any(size[axis] != 1 for axis in thin):
+            what = f"a slice like the patches has 1 voxel along {'xyz'[thin[0]]}"
         return [Fault(key, "wrong_value", what, str(list(size)), str(nearest), f"The nearest size is {nearest}")]
+
+    def _norm_faults(self) -> list[Fault]:
+        """Sizes whose coarsest level is a single voxel, which has no spread that could be normalised."""
+        norm, one = self.model.norm, self.train.batch_size == 1
+        sizes = (
+            ("sampling.patch_size", self.sampling.patch_size, norm == "instance" or (norm == "batch" and one)),
+            ("predict.tile_size", self.predict.tile_size, norm == "instance"),
+        )
+        thin = self.sampling.thin_axes if self.model.dims == 2 else ()
+        faults = []
+        for key, size, spread in sizes:
+            coarsest = {self.model.coarsest_size(n) for axis, n in enumerate(size or ()) if axis not in thin}
+            if spread and coarsest == {1}:
+                what = (
+                    f"{norm} norm has a single voxel to normalise at the coarsest of {len(self.model.features)} levels"
+                )
+                faults.append(Fault(key, "wrong_value", what, str(list(size or ())), "a larger size or fewer levels"))
+        return faults
 
     def _plane_faults(self) -> list[Fault]:
         """What goes with slices only, and what slices need."""
@@ -107,6 +129,22 @@ class Config(Section):
             )
             if got != default and (key != "sampling.balance" or got == "slice")
         ]
+
+    def _slice_faults(self) -> list[Fault]:
+        """Settings that reach across slices, where the network sees one slice alone."""
+        if self.model.dims != 2 or len(self.sampling.thin_axes) != 1:
+            return []
+        across = self.sampling.thin_axes[0]
+        faults = []
+        if "xyz"[across] in self.predict.mirror and not self.sampling.neighbours:
+            what, got = "has no effect across slices without neighbours", str(list(self.predict.mirror))
+            faults.append(Fault("predict.mirror", "wrong_value", what, got, f"no {'xyz'[across]}"))
+        elastic = self.augment.elastic
+        points = None if elastic is None else elastic.control_points
+        if points is not None and points[across] != 1:
+            what, got = "a slice is deformed in its plane only", str(list(points))
+            faults.append(Fault("augment.elastic.control_points", "wrong_value", what, got, f"1 along {'xyz'[across]}"))
+        return faults
 
     def _attention_faults(self) -> list[Fault]:
         if not self.predict.attention or (self.model.kind == "attention_unet" and len(self.model.features) > 1):
@@ -148,22 +186,19 @@ class Config(Section):
         return [Fault("data.folders", "wrong_value", what, "null", "images and label", fix)]
 
 
+_OF_DIMS = ("model.dims", "model.kind", "model.padding", "model.upsampling")  # some are at fault together
+_OF_SIZES = ("sampling.patch_size", "model.features", "model.norm", *_OF_DIMS)
 # what a check between sections reads; where one of these is at fault the check says nothing
 READ_BY: dict[str, tuple[str, ...]] = {
-    "sampling.patch_size": ("sampling.patch_size", "model.features", "model.dims", "model.padding", "model.kind"),
-    "predict.tile_size": (
-        "predict.tile_size",
-        "model.features",
-        "model.dims",
-        "model.padding",
-        "model.kind",
-        "sampling.patch_size",
-    ),
-    "sampling.neighbours": ("sampling.neighbours", "model.dims"),
-    "sampling.balance": ("sampling.balance", "model.dims"),
+    "sampling.patch_size": (*_OF_SIZES, "train.batch_size"),
+    "predict.tile_size": ("predict.tile_size", *_OF_SIZES),
+    "predict.mirror": ("predict.mirror", "sampling.patch_size", "sampling.neighbours", *_OF_DIMS),
+    "augment.elastic.control_points": ("augment.elastic", "sampling.patch_size", *_OF_DIMS),
+    "sampling.neighbours": ("sampling.neighbours", *_OF_DIMS),
+    "sampling.balance": ("sampling.balance", *_OF_DIMS),
     "predict.attention": ("predict.attention", "model.kind", "model.features"),
     "augment.rot90": ("augment.rot90", "sampling.patch_size"),
-    "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", "model.dims"),
+    "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "data.folders": ("data.folders", "data.layout"),
 }

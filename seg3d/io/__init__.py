@@ -13,6 +13,7 @@ from seg3d.io.files import (
 )
 from seg3d.io.header import ImageHeader, PictureFacts
 from seg3d.io.labels import count_labels, describe_undeclared
+from seg3d.io.nifti import is_placed
 from seg3d.io.picture import fit_channels
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "fit_channels",
     "image_stem",
     "is_picture",
+    "is_placed",
     "read_header",
     "read_image",
     "read_label_map",

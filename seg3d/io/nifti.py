@@ -75,6 +75,15 @@ def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
     return _scaled(np.moveaxis(shaped, -1, 0).astype(header.dtype, copy=False), native)
 
 
+def is_placed(header: ImageHeader) -> bool:
+    """Whether a file says how the patient lies in it; without, NIfTI takes axes to run to the left, front and head.
+
+    Args:
+        header: Of any format; only NIfTI can leave it open.
+    """
+    return header.format != "nifti" or bool(header.native["sform_code"] or header.native["qform_code"])
+
+
 def write_nifti_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None:
     """Write ``(x, y, z)`` with the affine, codes and units of a header; the same content gives the same bytes."""
     native = header.native.copy()

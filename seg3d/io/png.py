@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, PictureFacts, check_size, picture_grid, truncated
+from seg3d.io.itk import read_by_itk
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DEFLATE_LIMIT = 1032  # zlib cannot compress more than this
@@ -76,7 +76,7 @@ def read_png_samples(header: ImageHeader) -> NDArray[Any]:
     _check_stream(header, raw)
     facts, (width, height, _) = header.native, header.grid.shape
     if facts.bits == 16 and header.channels == 3:
-        return _by_itk(header.path)
+        return read_by_itk(header.path, "PNGImageIO")
     if facts.bits == 16 and facts.alpha:
         # two samples of 16 bits are stored as four of 8 bits are; Pillow would throw the lower halves away
         return _decoded(header.path, _relabelled(raw, 8, _RGBA)).view(">u2").astype(np.uint16)
@@ -194,12 +194,4 @@ def _decoded(path: Path, raw: bytes) -> NDArray[Any]:
             array: NDArray[Any] = np.array(image)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise truncated(path, error) from error
-    return array
-
-
-def _by_itk(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
-    except RuntimeError as error:
-        raise truncated(path, str(error).strip().splitlines()[-1]) from error
     return array

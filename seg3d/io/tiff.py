@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import tifffile
 from numpy.typing import NDArray
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
@@ -16,6 +15,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, PictureFacts, check_size, picture_grid, truncated
+from seg3d.io.itk import read_by_itk
 
 _BROKEN = (
     *(tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError),
@@ -72,7 +72,7 @@ def read_tiff_samples(header: ImageHeader) -> NDArray[Any]:
         with tifffile.TiffFile(header.path) as file:
             page: Any = file.pages[0]
             by_itk = page.compression == COMPRESSION.LZW  # which tifffile leaves to another package
-            array = _by_itk(header.path) if by_itk else page.asarray()
+            array = read_by_itk(header.path, "TIFFImageIO") if by_itk else page.asarray()
             planar = page.axes.startswith("S") and not by_itk
             white_is_zero = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
     except _BROKEN as error:
@@ -154,11 +154,3 @@ def _check_extent(path: Path, page: Any, shape: tuple[int, int, int]) -> None:
         raise truncated(path, f"{size} bytes, {end} are promised")
     needed = -(-shape[0] * page.samplesperpixel * page.bitspersample // 8) * shape[1]
     check_size(path, needed, sum(page.databytecounts) * _LOSSLESS[page.compression], shape)
-
-
-def _by_itk(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="TIFFImageIO"))
-    except RuntimeError as error:
-        raise truncated(path, str(error).strip().splitlines()[-1]) from error
-    return array

@@ -58,7 +58,7 @@ def score_case(
     ignore_label: int | None = None,
     tolerance_mm: float = 2.0,
 ) -> dict[int, LabelScore]:
-    """Scores of each label.
+    """Scores of each label; surfaces of a volume with an axis of one voxel are outlines in the plane.
 
     Args:
         prediction: Label map ``(x, y, z)``.
@@ -73,6 +73,8 @@ def score_case(
         ValueError: The shapes differ.
     """
     counted, size = counted_voxels(prediction, reference, ignore_label)
+    # both sides of a picture or slice would else be its surface, where nothing can be wrong
+    thin = [axis for axis, n in enumerate(reference.shape) if n == 1] if reference.size > 1 else []
     scores = {}
     for label in labels:
         found, wanted = label_masks(prediction, reference, label, counted)
@@ -81,7 +83,7 @@ def score_case(
         box = (ndimage.find_objects((found | wanted).view(np.uint8)) or [(slice(0, 0),) * 3])[0]
         scores[label] = LabelScore(
             overlap,
-            surface_scores(found[box], wanted[box], spacing_mm, tolerance_mm),
+            surface_scores(found[box], wanted[box], spacing_mm, tolerance_mm, thin),
             count_lesions(found[box], wanted[box]),
             (overlap.tp + overlap.fp) * voxel_volume_ml,
             (overlap.tp + overlap.fn) * voxel_volume_ml,

@@ -26,13 +26,17 @@ Triangle = tuple[int, int, int]
 CORNERS: tuple[Corner, ...] = tuple(itertools.product((0, 1), repeat=3))
 
 
-def surface_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def surface_codes(mask: NDArray[np.bool_], thin: Sequence[int] = ()) -> NDArray[np.uint8]:
     """Code of the cube at each corner of the voxel grid, ``(x + 1, y + 1, z + 1)``; 0 and 255 are no surface.
 
-    Bit ``i`` is the voxel at ``CORNERS[i]`` of the cube; beyond the volume is outside.
+    Bit ``i`` is the voxel at ``CORNERS[i]`` of the cube; beyond the volume is outside. Along an axis of ``thin``, which
+    has one voxel, the mask goes on for ever and one layer of cubes is given: it has no faces there, only an outline.
     """
     padded = np.pad(mask, 1).view(np.uint8)
-    x, y, z = (n + 1 for n in mask.shape)
+    for axis in thin:
+        layers = np.moveaxis(padded, axis, 0)
+        layers[[0, 2]] = layers[1]
+    x, y, z = (1 if axis in thin else n + 1 for axis, n in enumerate(mask.shape))
     codes = np.zeros((x, y, z), dtype=np.uint8)
     for bit, (i, j, k) in enumerate(CORNERS):
         codes |= padded[i : i + x, j : j + y, k : k + z] << bit

@@ -84,6 +84,7 @@ def summarise(
             str(label): _pooled([scores[label] for scores in per_case.values()]) for label in labels
         },
         "negatives": negative_scores(per_case, label_names),
+        "positives": _positive_scores(per_case, label_names, resamples, seed),
         "cases": len(per_case),
         "rules": _rules(tolerance_mm, resamples),
     }
@@ -102,6 +103,20 @@ def _label_entry(label: int, name: str, scores: Sequence[LabelScore], resamples:
     for metric, value in METRICS.items():
         entry[metric] = interval([value(score) for score in scores], resamples, seed, metric, label)
     return entry
+
+
+def _positive_scores(
+    per_case: PerCase, label_names: Mapping[int, str], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Dice by label over the cases whose reference has it, for the labels that some reference has not."""
+    found = {}
+    for label, name in sorted(label_names.items()):
+        scores = [per_case[case][label] for case in sorted(per_case)]
+        having = [score for score in scores if score.empty in ("none", "prediction")]
+        if len(having) < len(scores):
+            dice = interval([score.overlap.dice for score in having], resamples, seed, "positives", label)
+            found[str(label)] = {"name": name, "cases": len(having), "Dice": dice}
+    return found
 
 
 def _means(scores: Sequence[LabelScore]) -> dict[str, float]:
@@ -175,11 +190,14 @@ def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
         "not comparable with means over cases",
         "surface": "HD95_mm and ASSD_mm: between surface voxels, which have a face neighbour outside (as MONAI); "
         "HD95_elements_mm and SurfaceDice: over surface elements weighted by area (as DeepMind's surface-distance), "
-        f"the surface Dice at a tolerance of {tolerance_mm:g} mm, a distance equal to it being within",
+        f"the surface Dice at a tolerance of {tolerance_mm:g} mm, a distance equal to it being within; in "
+        "a picture or single slice: the outline in its plane, a pixel of a picture counting as 1 mm",
         "accuracy": "(TP + TN) / all voxels that count: it flatters where the foreground is rare, since background is "
         "easy and plentiful; a prediction without any foreground has one minus the foreground's share, and cases "
         "without foreground count as well; never to be read as a Dice",
         "negatives": "by label, the cases whose reference has none of it: how many have false positives, and mean, "
         "median and maximum over all of them of false-positive voxels and mL; no Dice tells this",
+        "positives": "by label that has negatives, the Dice over the cases whose reference has it: the mean over all "
+        "defined cases counts a negative with false positives as 0",
         "lesions": "connected components of 26 neighbours; detected when one voxel overlaps",
     }

@@ -37,9 +37,21 @@ class SurfaceScores:
 
 
 def surface_scores(
-    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing_mm: Spacing, tolerance_mm: float
+    prediction: NDArray[np.bool_],
+    reference: NDArray[np.bool_],
+    spacing_mm: Spacing,
+    tolerance_mm: float,
+    thin: Sequence[int] = (),
 ) -> SurfaceScores:
     """Surface scores of two masks ``(x, y, z)``.
+
+    Args:
+        prediction: Mask.
+        reference: Mask of the same shape.
+        spacing_mm: Voxel spacing.
+        tolerance_mm: Tolerance of the surface Dice.
+        thin: Axes of one voxel along which there is nothing to see, as in a picture: the surface is then the outline in
+            the plane, and its area is its length. Without, both sides of a slice are surface, too.
 
     Two definitions of a surface are in use, and both are here: *surface voxels* have a face neighbour outside the mask
     (MONAI, nnU-Net's users), *surface elements* lie between voxels and have an area (DeepMind's surface-distance; MONAI
@@ -55,24 +67,27 @@ def surface_scores(
         return SurfaceScores(math.inf, math.inf, math.inf, 0.0)
     box = _joint_box(prediction, reference)
     masks = [mask[box] for mask in (prediction, reference)]
-    hd95, assd = _voxel_scores(masks, spacing_mm)
-    hd95_elements, surface_dice = _element_scores(masks, spacing_mm, tolerance_mm)
+    hd95, assd = _voxel_scores(masks, spacing_mm, thin)
+    hd95_elements, surface_dice = _element_scores(masks, spacing_mm, tolerance_mm, thin)
     return SurfaceScores(hd95, assd, hd95_elements, surface_dice)
 
 
-def _voxel_scores(masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing) -> tuple[float, float]:
+def _voxel_scores(masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing, thin: Sequence[int]) -> tuple[float, float]:
     """HD95 and ASSD over surface voxels."""
-    surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in masks]
+    faces = ndimage.generate_binary_structure(3, 1)
+    for axis in thin:
+        faces &= np.expand_dims(np.array([False, True, False]), [other for other in range(3) if other != axis])
+    surfaces = [mask & ~ndimage.binary_erosion(mask, faces, border_value=0) for mask in masks]
     forth, back = (_distances(a, b, spacing_mm) for a, b in (surfaces, surfaces[::-1]))
     hd95 = float(max(np.percentile(forth, _PERCENTILE), np.percentile(back, _PERCENTILE)))
     return hd95, float((forth.sum() + back.sum()) / (forth.size + back.size))
 
 
 def _element_scores(
-    masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing, tolerance_mm: float
+    masks: Sequence[NDArray[np.bool_]], spacing_mm: Spacing, tolerance_mm: float, thin: Sequence[int]
 ) -> tuple[float, float]:
     """HD95 and surface Dice over surface elements."""
-    codes = [surface_codes(mask) for mask in masks]
+    codes = [surface_codes(mask, thin) for mask in masks]
     surfaces = [(code != 0) & (code != 255) for code in codes]
     areas = [element_areas(spacing_mm)[code[surface]] for code, surface in zip(codes, surfaces, strict=True)]
     distances = [_distances(a, b, spacing_mm) for a, b in (surfaces, surfaces[::-1])]

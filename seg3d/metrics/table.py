@@ -65,7 +65,12 @@ def _accuracy_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def _negative_lines(summary: Mapping[str, Any]) -> list[str]:
     """With mL unless a picture is among the cases, whose pixels have no known size."""
-    return [
+    positives = [
+        f"positives: {entry['name'][:15]} Dice {_with_interval(entry['Dice'])} over the {entry['cases']} cases with it"
+        for entry in summary.get("positives", {}).values()
+        if entry["cases"]
+    ]
+    return positives + [
         f"negatives: {entry['name'][:15]} wrongly found in {entry['cases_with_false_positives']} of {entry['cases']} "
         f"cases without it; voxels: mean {entry['false_positive_voxels']['mean']:.1f}, "
         f"median {entry['false_positive_voxels']['median']:g}, max {entry['false_positive_voxels']['max']:.0f}"

@@ -149,3 +149,17 @@ def expect_little(network: nn.Module, prior: float) -> None:
     assert isinstance(head, (nn.Conv2d, nn.Conv3d))
     assert head.bias is not None
     nn.init.constant_(head.bias, math.log(prior / (1 - prior)))
+
+
+def take_channels_last(network: nn.Module) -> None:
+    """Let a network compute with all channels of a voxel next to each other in memory, however its input lies.
+
+    The layers follow the input. Another kernel may round differently; on a processor without AVX-512 a training step
+    with batch norm took three quarters of the time.
+    """
+    network.register_forward_pre_hook(_channels_last)
+
+
+def _channels_last(_network: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    kinds = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tuple(image.contiguous(memory_format=kinds[image.ndim]) for image in inputs)

@@ -11,7 +11,7 @@ from seg3d.preparation.pipeline import (
     restore_probability,
 )
 from seg3d.preparation.recipe import Crop, ForegroundCrop, Normalisation, Recipe, Separation
-from seg3d.preparation.wayback import WayBack
+from seg3d.preparation.wayback import WayBack, turn_to_ras
 
 __all__ = [
     "Crop",
@@ -28,4 +28,5 @@ __all__ = [
     "restore_class_probabilities",
     "restore_label",
     "restore_probability",
+    "turn_to_ras",
 ]

@@ -34,11 +34,6 @@ def save_worst_median_best(
     return worst_median_best_figure(cases, path)
 
 
-def _file(row: Mapping[str, Any], kind: str) -> Path | None:
-    name = row[f"{kind}_file"]
-    return None if name is None else Path(name)  # a case that is declared to hold no foreground has no reference file
-
-
 def _mean_dice(row: Mapping[str, Any]) -> float | None:
     dice = [metrics["Dice"] for metrics in row["metrics"].values() if metrics["Dice"] is not None]
     return sum(dice) / len(dice) if dice else None

@@ -81,9 +81,23 @@ class FigureCase:
         """Grey values drawn black and white."""
         return self.window or window_of(self.image)
 
+    @cached_property
+    def _counted(self) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        """Reference and prediction without what is ignored."""
+        if self.reference is None or self.ignore_label is None:
+            return self.reference, self.prediction
+        counts = self.reference != self.ignore_label
+        return self.reference * counts, None if self.prediction is None else self.prediction * counts
+
+    @property
+    def marked_by(self) -> str:
+        """Which map says where foreground is: the reference, or the prediction where that has none."""
+        maps = zip(("reference", "prediction"), self._counted, strict=True)
+        return next((name for name, labels in maps if labels is not None and labels.any()), "neither map")
+
     def slice_of(self, plane: Plane, shown: str | None = None) -> int:
         """Index of the slice to show along the plane's normal; the middle one where nothing is marked."""
-        index = best_slice(plane, self.reference, self.prediction, shown or self.shown)
+        index = best_slice(plane, *self._counted, shown or self.shown)
         return self.image.shape[plane.normal] // 2 if index is None else index
 
 
@@ -185,7 +199,7 @@ def rows_figure(rows: Sequence[tuple[str, FigureCase]], footer: str = "") -> Fig
             _draw_panel(axes, case, plane)
             axes.set_anchor("NW" if single else "N")
             if column == 0 or single:
-                axes.set_title(_title(role, case, 40 if single else 60), loc="left", fontsize=10, fontweight="bold")
+                axes.set_title(_title(role, case, 34 if single else 60), loc="left", fontsize=10, fontweight="bold")
         top -= height + _BELOW_PANEL
     if not all(case.picture for _, case in rows):
         # beside one panel there is no room for the whole sentence

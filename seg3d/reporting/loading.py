@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seg3d.cases import refuse_grey_levels
 from seg3d.errors import DataError
 from seg3d.io import SUFFIXES, image_stem, read_header, read_label_map, read_volume
 from seg3d.reporting.figures import FigureCase, canonical
@@ -40,8 +41,16 @@ class CaseFiles:
 
 
 def images_of(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by case: by stem, and without nnU-Net's ending of the first channel."""
-    files = {image_stem(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(SUFFIXES)}
+    """Image files of a folder by case: by stem, and without nnU-Net's ending of the first channel.
+
+    Raises:
+        DataError: Two files differ in their suffix alone.
+    """
+    files: dict[str, Path] = {}
+    for file in sorted(file for file in folder.iterdir() if file.name.lower().endswith(SUFFIXES)):
+        former = files.setdefault(image_stem(file), file)
+        if former is not file:
+            raise DataError("two files have one name", where=file, got=former.name, fix="Keep one of them.")
     channels = {stem.removesuffix(FIRST_CHANNEL): file for stem, file in files.items() if stem.endswith(FIRST_CHANNEL)}
     return channels | files
 
@@ -76,13 +85,14 @@ def load_case(
         window: Grey values drawn black and white; percentiles of the image where ``None``.
 
     Raises:
-        DataError: A file is broken, or its maps have another size than its image.
+        DataError: A file is broken, its maps have another size than its image, or grey levels that nothing declares.
     """
     picture = read_header(files.image).format == "picture"
     scan = read_volume(files.image)
     image, _ = canonical(Volume(_one_channel(scan.data, picture), scan.grid))
-    declared = () if label_names is None else (ignore_label, *label_names)
-    reference, prediction = (_labels(path, image, declared) for path in (files.reference, files.prediction))
+    known: tuple[int | None, ...] = () if label_names is None else (0, *label_names)
+    prediction = _labels(files.prediction, image, known)  # which never holds the ignored label
+    reference = _labels(files.reference, image, (*known, ignore_label) if known else ())
     if files.negative and reference is None:
         reference = np.zeros(image.grid.shape, np.uint8)
     if label_names is None:
@@ -96,15 +106,24 @@ def load_case(
 
 def undeclared(case: FigureCase) -> list[int]:
     """Label values of the maps that have no name; a figure would show them in a count and not in a Dice."""
-    known = {0, case.ignore_label, *case.label_names}
-    maps = [m for m in (case.reference, case.prediction) if m is not None]
-    return sorted({int(value) for m in maps for value in np.unique(m)} - known)
+    known = {0, *case.label_names}
+    found = {
+        int(value)
+        for labels, ignored in ((case.reference, case.ignore_label), (case.prediction, None))
+        if labels is not None
+        for value in np.unique(labels)
+        if value != ignored
+    }
+    return sorted(found - known)
 
 
 def _labels(path: Path | None, image: Volume, declared: Collection[int | None]) -> NDArray[Any] | None:
     if path is None:
         return None
-    labels, _ = canonical(read_label_map(path, declared))
+    found = read_label_map(path, declared)
+    if not declared:
+        refuse_grey_levels(found.data, path)
+    labels, _ = canonical(found)
     if labels.grid.shape != image.grid.shape:
         raise DataError(
             "the label map has another size than its image",

@@ -104,12 +104,14 @@ def tally_case(case: FigureCase) -> Tally | None:
 def claims_of(case: FigureCase, plane: Plane) -> list[SliceClaim]:
     """The slices that the outcome figure of a case shows, and the numbers that it writes beside them.
 
-    First the slice with most reference, then the one with most differences, if it is another.
+    First the slice with most reference (or prediction, without any reference), then the one with most differences, if
+    it is another.
     """
     if case.reference is None or case.prediction is None:
         return []
     chosen: dict[int, str] = {}
-    for shown, why in (("foreground", "most reference"), ("disagreement", "most differences")):
+    first = "nothing is marked" if case.marked_by == "neither map" else f"most {case.marked_by}"
+    for shown, why in (("foreground", first), ("disagreement", "most differences")):
         chosen.setdefault(case.slice_of(plane, shown), why)
     if case.image.shape[plane.normal] == 1:
         chosen = {0: ""}

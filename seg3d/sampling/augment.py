@@ -6,6 +6,7 @@ so that the probability of one part does not change the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -43,7 +44,8 @@ class Affine:
 class Elastic:
     """Displace by a smooth field: normal with ``sd_mm`` at control points, cubic between them.
 
-    The points are about ``control_spacing_mm`` apart, or ``control_points`` of them lie along each axis of the patch.
+    The points are about ``control_spacing_mm`` apart, or ``control_points`` of them lie along each axis of the patch as
+    the network is given it; along an axis on which nothing moves there is one, so that none is averaged away.
 
     Source: Ronneberger et al., U-Net (MICCAI 2015): 3 x 3 points and a standard deviation of 10 pixels.
     """
@@ -56,7 +58,11 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Rot90:
-    """Turn by 90, 180 or 270 degrees about an axis; the patch is square across it."""
+    """Turn by 90, 180 or 270 degrees about an axis; the patch is square across it.
+
+    Like every rotation it keeps shapes in millimetres: voxels are copied where they too are square across the axis, and
+    resampled where they are not.
+    """
 
     p: float
     about: str
@@ -166,7 +172,7 @@ def draw(
     a = augmentation
     mirrored = _draw_flip(a.flip, rng)
     matrix, shift = _draw_affine(a.affine, rng)
-    displacement = _draw_elastic(a.elastic, size, spacing_mm, rng)
+    displacement = _draw_elastic(a.elastic, size, spacing_mm, rng, fixed)
     noise_sd = _draw_value(a.noise, a.noise and a.noise.sd, rng)
     values: dict[str, Any] = {
         "noise_seed": int(rng.integers(2**63)),
@@ -177,7 +183,7 @@ def draw(
         "low_resolution": _draw_value(a.low_resolution, a.low_resolution and a.low_resolution.factor, rng),
     }
     turned = _draw_turns(a.rot90, rng)
-    resampling = _resampling(mirrored, turned, matrix, shift, displacement, fixed)
+    resampling = _resampling(mirrored, turned, matrix, shift, displacement, fixed, _is_square(turned, spacing_mm))
     return Drawn(mirrored, turned, resampling, noise_sd, **values)
 
 
@@ -188,21 +194,26 @@ def _resampling(
     shift: NDArray[np.float64],
     displacement: NDArray[np.float32] | None,
     fixed: Sequence[int],
+    square: bool,
 ) -> Resampling | None:
-    """All that moves voxels in one; ``None`` where they stay, but for mirroring and quarter turns, in their places."""
+    """All that moves voxels in one; ``None`` where they stay, but for mirroring and quarter turns, in their places.
+
+    ``square``: whether the quarter turns take voxels to voxels.
+    """
     affine = np.eye(3) if matrix is None else matrix
     for axis in fixed:
         affine[axis], affine[:, axis], affine[axis, axis], shift[axis] = 0.0, 0.0, 1.0, 0.0
         if displacement is not None:
             displacement[axis] = 0.0
-    if np.all(affine == np.eye(3)) and not np.any(shift) and (displacement is None or not np.any(displacement)):
+    still = np.all(affine == np.eye(3)) and not np.any(shift) and (displacement is None or not np.any(displacement))
+    if still and square:
         return None
     axis, quarters = turned
     turn = _rotation(np.pi / 2 * quarters * np.eye(3)[axis]).round()
     return Resampling(affine * np.where(mirrored, -1.0, 1.0) @ turn, shift, displacement)
 
 
-def apply_intensity(image: Channels, drawn: Drawn, spacing_mm: Spacing) -> None:
+def apply_intensity(image: Channels, drawn: Drawn, spacing_mm: Spacing, fixed: Sequence[int] = ()) -> None:
     """Change the grey values ``(channel, z, y, x)`` in place; acquisition effects first, display effects last."""
     if drawn.noise_sd is not None:
         intensity.add_noise(image, drawn.noise_sd, drawn.noise_seed)
@@ -213,7 +224,7 @@ def apply_intensity(image: Channels, drawn: Drawn, spacing_mm: Spacing) -> None:
     if drawn.contrast is not None:
         intensity.change_contrast(image, drawn.contrast)
     if drawn.low_resolution is not None:
-        intensity.lower_resolution(image, drawn.low_resolution, spacing_mm)
+        intensity.lower_resolution(image, drawn.low_resolution, spacing_mm, fixed)
     if drawn.gamma is not None:
         intensity.change_gamma(image, drawn.gamma)
 
@@ -235,6 +246,12 @@ def _draw_flip(part: Flip | None, rng: np.random.Generator) -> tuple[bool, bool,
 def _draw_turns(part: Rot90 | None, rng: np.random.Generator) -> tuple[int, int]:
     happens, quarters = _happens(part, rng), 1 + int(rng.integers(3))
     return ("xyz".index(part.about), quarters) if part is not None and happens else (2, 0)
+
+
+def _is_square(turned: tuple[int, int], spacing_mm: Spacing) -> bool:
+    """Whether quarter turns take voxels to voxels; half a turn always does."""
+    axis, quarters = turned
+    return quarters % 2 == 0 or math.isclose(spacing_mm[axis - 1], spacing_mm[axis - 2], rel_tol=1e-3)
 
 
 def _draw_affine(
@@ -262,7 +279,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_elastic(
-    part: Elastic | None, size: Shape, spacing_mm: Spacing, rng: np.random.Generator
+    part: Elastic | None, size: Shape, spacing_mm: Spacing, rng: np.random.Generator, fixed: Sequence[int]
 ) -> NDArray[np.float32] | None:
     happens = _happens(part, rng)
     # a generator of its own: how many numbers the field takes must not move the draws behind it
@@ -272,6 +289,7 @@ def _draw_elastic(
     points = list(part.control_points or ()) or [
         max(2, round(n * mm / part.control_spacing_mm) + 1) for n, mm in zip(size, spacing_mm, strict=True)
     ]
+    points = [1 if axis in fixed else number for axis, number in enumerate(points)]
     field: NDArray[np.float32] = own.standard_normal((3, *points), dtype=np.float32) * np.float32(part.sd_mm)
     return field
 

@@ -5,6 +5,8 @@ numpy is used wherever a function is more than one rounding, because its bits do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,13 +49,19 @@ def change_contrast(image: Channels, factors: NDArray[np.float64]) -> None:
         np.clip(channel, low, high, out=channel)
 
 
-def lower_resolution(image: Channels, factor: float, spacing_mm: Spacing) -> None:
-    """Resample to voxels of ``factor`` times the finest spacing and back, along the axes that are finer than that."""
-    coarse = factor * min(spacing_mm)
-    old = image.shape[1:]
-    z, y, x = (max(1, round(n * min(1.0, s / coarse))) for n, s in zip(old, spacing_mm[::-1], strict=True))
+def lower_resolution(image: Channels, factor: float, spacing_mm: Spacing, fixed: Sequence[int] = ()) -> None:
+    """Resample to voxels of ``factor`` times the finest spacing and back, along the axes that are finer than that.
+
+    Axes ``fixed`` (0, 1, 2 for x, y, z) are left alone and their spacing, that between slices, does not count.
+    """
+    coarse = factor * min(mm for axis, mm in enumerate(spacing_mm) if axis not in fixed)
+    old = image.shape[:0:-1]
+    x, y, z = (
+        n if axis in fixed else max(1, round(n * min(1.0, mm / coarse)))
+        for axis, (n, mm) in enumerate(zip(old, spacing_mm, strict=True))
+    )
     for channel in image:
-        channel[:] = resample_probability(resample_probability(channel, (z, y, x)), (old[0], old[1], old[2]))
+        channel[:] = resample_probability(resample_probability(channel, (z, y, x)), (old[2], old[1], old[0]))
 
 
 def change_gamma(image: Channels, gammas: NDArray[np.float64]) -> None:

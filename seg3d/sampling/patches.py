@@ -59,10 +59,11 @@ class PatchReader:
     Args:
         cases: The training cases, in the order that :class:`Draw` counts them.
         patch_size: Voxels along x, y, z of the label.
-        augmentation: What is done to a patch, or ``None``. Nothing moves along an axis on which a patch has one voxel.
+        augmentation: What is done to a patch, or ``None``.
         seed: The run's seed.
         margin: Voxels along x, y, z by which the image is larger than the label, on each side.
         border: What lies beyond the volume: the channel's minimum and label 0, or the volume mirrored at its faces.
+        fixed: Axes (0, 1, 2) along which nothing moves: the one that slices lie across.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PatchReader:
         *,
         margin: Shape = (0, 0, 0),
         border: Border = "constant",
+        fixed: tuple[int, ...] = (),
     ) -> None:
         self.cases = cases
         self.patch_size = patch_size
@@ -81,7 +83,7 @@ class PatchReader:
         self.seed = seed
         self.margin = margin
         self.border = border
-        self._fixed = tuple(axis for axis, size in enumerate(patch_size) if size == 1)
+        self.fixed = fixed
 
     def read(self, epoch: int, visit: Visit) -> list[Patch]:
         """The patches of a visit, in the order of its draws.
@@ -105,7 +107,7 @@ class PatchReader:
             self.augmentation,
             keyed(self.seed, "augment", *key),
             border=self.border,
-            fixed=self._fixed,
+            fixed=self.fixed,
         )
         inside = tuple(slice(m, m + n) for m, n in zip(self.margin, self.patch_size, strict=True))
         weights = found[-1][inside] if volume.weights is not None else None
@@ -152,7 +154,7 @@ def read_augmented(
         axes = [3 - axis for axis, mirrored in enumerate(drawn.mirrored) if mirrored]
         image = turn(plain.flip(axes), drawn.turned)
         label = turn(whole.flip([axis - 1 for axis in axes]), drawn.turned)
-    apply_intensity(image.numpy()[: info.channels], drawn, spacing)
+    apply_intensity(image.numpy()[: info.channels], drawn, spacing, fixed)
     return _as_xyz(image), _as_xyz(label)
 
 

@@ -13,6 +13,7 @@ from seg3d.build import training as build
 from seg3d.config import Config, as_config
 from seg3d.store import StoredVolume
 from seg3d.verbs.prepare import prepare
+from seg3d.verbs.train import counted_labels
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     config = build.resolve(as_config(config, settings))
     store = prepare(config)
     split = build.build_split(config, store.labelled, store.groups)
-    counted = {name: value for name, value in store.labels.items() if value != store.ignore_label}
+    counted = counted_labels(store)
     build.build_reproducibility(config).apply(config.seed)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
     module = build.build_module(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
 from seg3d.cases import Dataset, find_faults, read_dataset
-from seg3d.config import inspect_config
-from seg3d.errors import Fault, FaultsError, Seg3dError
+from seg3d.config import Config, inspect_config
+from seg3d.errors import DataError, Fault, FaultsError, Seg3dError
+from seg3d.io import read_header
+from seg3d.preparation import refuse_oblique, turn_to_ras
+from seg3d.store import stored_path
+from seg3d.verbs.prepare import refuse_unlabelled
 
 
 def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
@@ -22,11 +27,12 @@ def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
             return _check_config(path, overrides)
-        return find_faults(read_dataset(path))
+        dataset = read_dataset(path)
+        return sorted([*find_faults(dataset), *_name_faults(dataset)])
     except FaultsError as error:
         return sorted(error.faults)
     except Seg3dError as error:
-        return [Fault(str(error.where or path), "unusable", error.what, str(error.got or ""), fix=error.fix or "")]
+        return [_fault_of(error, "unusable", path)]
 
 
 def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
@@ -35,27 +41,52 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     if config is None or (faults and not Path(config.data.source).exists()):
         return sorted(faults)
     dataset = build_dataset(config)
-    faults += find_faults(dataset)
-    for name, attempt in (
-        ("prepare", lambda: build_recipe(config, len(dataset.channels))),
-        ("data.split", lambda: split_members(config, _members(dataset))),
-    ):
+    faults += [*find_faults(dataset), *_name_faults(dataset)]
+    faults += _attempted("data.labels", lambda: refuse_unlabelled(dataset))
+    faults += _attempted("prepare", lambda: build_recipe(config, len(dataset.channels)))
+    faults += _attempted("data.split", lambda: split_members(config, _members(dataset)))
+    return sorted([*faults, *_slice_faults(config, dataset)])
+
+
+def _attempted(name: str, attempt: Callable[[], Any]) -> list[Fault]:
+    """What is wrong with settings, which ``attempt`` raises."""
+    try:
+        attempt()
+    except FaultsError as error:
+        return list(error.faults)
+    except Seg3dError as error:
+        return [_fault_of(error, "unusable_setting", name)]
+    return []
+
+
+def _name_faults(dataset: Dataset) -> list[Fault]:
+    """Cases whose names cannot be those of stored volumes."""
+    found = []
+    for case in dataset.cases:
         try:
-            attempt()
-        except FaultsError as error:
-            faults += error.faults
+            stored_path(Path(), case.case_id)
         except Seg3dError as error:
-            faults.append(
-                Fault(
-                    str(error.where or name),
-                    "unusable_setting",
-                    error.what,
-                    str(error.got or ""),
-                    str(error.expected or ""),
-                    error.fix or "",
-                )
-            )
-    return sorted(faults)
+            found.append(_fault_of(error, "case_name", case.case_id))
+    return found
+
+
+def _slice_faults(config: Config, dataset: Dataset) -> Iterator[Fault]:
+    """Scans whose affine does not tell the slices that a network of two dimensions is to see."""
+    thin = config.sampling.thin_axes if config.model.dims == 2 else ()
+    for case in dataset.cases if len(thin) == 1 else ():  # other numbers of thin axes are faults of the config
+        try:
+            grid = read_header(case.images[0]).grid
+        except DataError:  # told already
+            continue
+        try:
+            refuse_oblique(turn_to_ras(grid)[1], thin[0])
+        except DataError as error:
+            yield _fault_of(error, "oblique_slices", f"{case.case_id} {case.images[0]}")
+
+
+def _fault_of(error: Seg3dError, kind: str, where: object) -> Fault:
+    got, expected = ("" if value is None else str(value) for value in (error.got, error.expected))
+    return Fault(str(error.where or where), kind, error.what, got, expected, error.fix or "")
 
 
 def _members(dataset: Dataset) -> list[tuple[str, str, bool]]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import write_json, write_text
 from seg3d.build.dataset import build_dataset
-from seg3d.cases import Dataset, Region, read_dataset, refuse_undeclared
+from seg3d.cases import Dataset, Region, read_dataset, refuse_grey_levels, refuse_undeclared
 from seg3d.config import load_config
-from seg3d.errors import DataError, Fault, FaultsError
+from seg3d.errors import ConfigError, DataError, Fault, FaultsError
 from seg3d.io import (
     SUFFIXES,
     count_labels,
@@ -26,7 +26,6 @@ from seg3d.io import (
     read_label_map,
 )
 from seg3d.metrics import LabelScore, format_summary, score_case, summarise
-from seg3d.training.run_folder import read_json
 from seg3d.verbs.extra_scores import (
     Extras,
     Wanted,
@@ -37,7 +36,7 @@ from seg3d.verbs.extra_scores import (
     find_probabilities,
     score_extras,
 )
-from seg3d.verbs.predict import MANIFEST
+from seg3d.verbs.manifest import read_manifest
 from seg3d.verbs.region_scores import (
     all_rows,
     as_shown,
@@ -48,6 +47,8 @@ from seg3d.verbs.region_scores import (
 )
 
 __all__ = ["evaluate", "format_summary"]
+
+_PARTNER = "Give files the same name, or the config that pairs them as LABELS."
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,25 @@ class _References:
     ignore_label: int | None
     negatives: frozenset[str] = frozenset()
     regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What label values mean.
+
+    Attributes:
+        names: Names of the foreground labels by value.
+        ignore_label: Label value that counts nowhere, or ``None``.
+        declared: Whether anything says so; the names are else of the values that were found.
+    """
+
+    names: Mapping[int, str]
+    ignore_label: int | None = None
+    declared: bool = True
+
+    def known(self, *, reference: bool) -> set[int | None]:
+        """Values that a picture may hold; none where nothing says so. A prediction never holds the ignored label."""
+        return {0, *self.names, *([self.ignore_label] if reference else [])} if self.declared else set()
 
 
 def evaluate(
@@ -90,13 +110,16 @@ def evaluate(
     Raises:
         FaultsError: A case has no partner, lies on another grid, or cannot be read; nothing is written.
         DataError: There is nothing to score.
+        ConfigError: The output cannot be the summary's file.
     """
     found, target = Path(predictions), Path(output)
+    _refuse_output(target)
     references = _references(Path(labels))
-    pairs = _pairs(_predictions(found), references, found.is_file() and Path(labels).is_file(), subset)
-    declared, ignore_label = _label_names(found, references, pairs)
-    regions = references.regions or _predicted_regions(found)
-    names = shown_names(declared, regions)
+    pairs = _pairs(_predictions(found), references, found.is_file() and _is_label_map(Path(labels)), subset)
+    manifest = read_manifest(found)
+    meaning = _meaning(manifest, references, pairs)
+    regions = references.regions or tuple(map(Region.from_dict, manifest.get("regions", [])))
+    names = shown_names(meaning.names, regions)
     wanted = Wanted(
         known_probabilities(find_probabilities(found), regions), None if cells is None else cells_label(cells, names)
     )
@@ -108,7 +131,7 @@ def evaluate(
         negative = case in references.negatives
         try:
             scores[case], extras[case], of_regions[case] = _score(
-                prediction, reference, sorted(declared), ignore_label, tolerance_mm, wanted, regions, negative=negative
+                prediction, reference, meaning, tolerance_mm, wanted, regions, negative=negative
             )
         except DataError as error:
             faults.append(Fault(case, "not_scored", str(error)))
@@ -126,6 +149,17 @@ def evaluate(
     write_text(target.with_suffix(".csv"), _table(all_rows(summary)))
     write_json(target, summary)
     return summary
+
+
+def _refuse_output(target: Path) -> None:
+    """The table beside the summary has its name with the ending .csv."""
+    if target.is_dir() or target.suffix.lower() == ".csv":
+        raise ConfigError("the summary is a JSON file", where="--output", got=target, expected="FILE.json")
+
+
+def _is_label_map(path: Path) -> bool:
+    """Whether it is one file, by its name."""
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 def _predictions(path: Path) -> dict[str, Path]:
@@ -170,7 +204,7 @@ def _pairs(
         (case, prediction), (reference,) = next(iter(predictions.items())), references.files.values()
         return {case: (prediction, reference)}
     faults = [
-        Fault(case, "no_reference", "the prediction has no reference", str(path))
+        Fault(case, "no_reference", "the prediction has no reference", str(path), fix=_PARTNER)
         for case, path in sorted(predictions.items())
         if case not in references.files
     ]
@@ -184,36 +218,26 @@ def _pairs(
     return {case: (path, references.files[case]) for case, path in sorted(predictions.items())}
 
 
-def _label_names(
-    predictions: Path, references: _References, pairs: Mapping[str, tuple[Path, Path]]
-) -> tuple[dict[int, str], int | None]:
-    """Foreground labels by value, and the ignored one: as the dataset or the predictions say, else as found."""
-    labels, ignore_label = dict(references.labels), references.ignore_label
-    manifest = predictions / MANIFEST
-    if not labels and manifest.is_file():
-        content = read_json(manifest)
-        labels, ignore_label = content["labels"], content["ignore_label"]
-    if not labels:
-        values: set[int] = set()
-        for case, pair in pairs.items():
-            for path in pair[: 1 if case in references.negatives else 2]:
-                values |= set(count_labels(read_label_map(path).data))
-        labels = {f"label {value}": value for value in sorted(values)}
-    return {value: name for name, value in labels.items() if value not in (0, ignore_label)}, ignore_label
-
-
-def _predicted_regions(predictions: Path) -> tuple[Region, ...]:
-    """Regions that the network predicted, as the manifest beside its answers says."""
-    manifest = predictions / MANIFEST
-    content = read_json(manifest) if manifest.is_file() else {}
-    return tuple(map(Region.from_dict, content.get("regions", [])))
+def _meaning(manifest: Mapping[str, Any], references: _References, pairs: Mapping[str, tuple[Path, Path]]) -> _Meaning:
+    """Labels as the dataset or the predictions say, else as found."""
+    labels, ignore_label = references.labels, references.ignore_label
+    if not labels and manifest:
+        labels, ignore_label = manifest["labels"], manifest["ignore_label"]
+    if labels:
+        return _Meaning({v: name for name, v in labels.items() if v not in (0, ignore_label)}, ignore_label)
+    values: set[int] = set()
+    for case, pair in pairs.items():
+        for path in pair[: 1 if case in references.negatives else 2]:
+            found = read_label_map(path).data
+            refuse_grey_levels(found, path)
+            values |= set(count_labels(found))
+    return _Meaning({value: f"label {value}" for value in sorted(values - {0})}, declared=False)
 
 
 def _score(
     prediction_file: Path,
     reference_file: Path,
-    labels: list[int],
-    ignore_label: int | None,
+    meaning: _Meaning,
     tolerance_mm: float,
     wanted: Wanted,
     regions: tuple[Region, ...],
@@ -231,15 +255,15 @@ def _score(
             expected=grid.affine.round(3).tolist() if same_shape else grid.shape,
             fix="Predict on the grid of the scan; do not resample the reference.",
         )
-    # a prediction never holds the ignored label: its white is not taken for it
-    prediction = _read_declared(prediction_file, {0, *labels})
+    prediction = _read_declared(prediction_file, meaning.known(reference=False))
     if negative:
         reference = np.zeros(grid.shape, np.uint8)
     else:
-        reference = _read_declared(reference_file, {0, *labels, ignore_label})
+        reference = _read_declared(reference_file, meaning.known(reference=True))
+    ignore_label = meaning.ignore_label
     of_regions = score_regions(prediction, reference, regions, grid, ignore_label, tolerance_mm)
     prediction, reference = as_shown(prediction, regions), as_shown(reference, regions)
-    labels = sorted(shown_names(dict.fromkeys(labels, ""), regions))
+    labels = sorted(shown_names(meaning.names, regions))
     scores = score_case(
         prediction,
         reference,
@@ -255,9 +279,9 @@ def _score(
 
 
 def _read_declared(path: Path, declared: set[int | None]) -> NDArray[Any]:
-    """Label map ``(x, y, z)``; a picture holds declared labels only, because grey levels are no labels."""
+    """Label map ``(x, y, z)``; a picture holds declared labels only, if any are, because grey levels are no labels."""
     label: NDArray[Any] = read_label_map(path, declared).data[0]
-    if is_picture(path):
+    if declared and is_picture(path):
         refuse_undeclared(label, path, declared)
     return label
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from seg3d.verbs.figure_cases import LabelNames, gather_cases, refuse_misfits, r
 CLAIMS = "figures.json"
 MOVIES: Mapping[str, tuple[str, ...]] = {"gif": ("gif",), "mp4": ("mp4",), "both": KINDS, "none": ()}
 _BY_NAME = {plane.name: plane for plane in PLANES}
+_SHEET = re.compile(r"(worst_median_best|cases(_[0-9]+)?)\.png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def _staged(target: Path) -> Iterator[Path]:
 
 
 def _is_sheet(name: str) -> bool:
-    return name == "worst_median_best.png" or name.removeprefix("cases").lstrip("_0123456789") == ".png"
+    return _SHEET.fullmatch(name) is not None
 
 
 def _draw_case(

@@ -12,8 +12,7 @@ from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
 from seg3d.io import SUFFIXES, image_stem, read_header
 from seg3d.reporting.loading import CaseFiles, images_of
-from seg3d.training.run_folder import read_json
-from seg3d.verbs.predict import MANIFEST
+from seg3d.verbs.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,13 @@ def _references(
 def _meanings(predictions: Path, dataset: Dataset | None) -> LabelNames:
     """As the dataset or the predictions say."""
     if dataset is not None and dataset.labels:
-        names = foreground(dataset.labels, dataset.ignore_label)
-        return LabelNames({value: name for name, value in names.items()}, dataset.ignore_label)
-    manifest = (predictions if predictions.is_dir() else predictions.parent) / MANIFEST
-    if not manifest.is_file():
-        return LabelNames(None, None)
-    content = read_json(manifest)
-    names = foreground(content["labels"], content["ignore_label"])
-    return LabelNames({value: name for name, value in names.items()}, content["ignore_label"])
+        labels, ignore_label = dataset.labels, dataset.ignore_label
+    else:
+        manifest = read_manifest(predictions)
+        if not manifest:
+            return LabelNames(None, None)
+        labels, ignore_label = manifest["labels"], manifest["ignore_label"]
+    return LabelNames({value: name for name, value in foreground(labels, ignore_label).items()}, ignore_label)
 
 
 def refuse_misfits(files: Sequence[CaseFiles]) -> None:

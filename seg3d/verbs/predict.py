@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from seg3d.atomic import write_json
+from seg3d.auditing.differences import differences
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, build_recipe, classes, outputs
 from seg3d.cases import Region
@@ -81,6 +82,7 @@ def predict(
     if mc_dropout is not None:
         _refuse_without_dropout(mc_dropout, folders, overrides)
     config = load_config(folders[0].config, overrides)
+    _refuse_other_preparation(folders[0], config)
     members = _distinct([load_member(folder, overrides) for folder in folders], tell)
     predictor = build_predictor(members, config, mc_dropout)
     if split is not None:
@@ -152,7 +154,7 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
     labels: dict[str, int] = model["labels"]
     device = torch.device(build.device_type(config))
     network, *others = (member.network.to(device) for member in members)
-    chosen = config.predict
+    keep_largest, min_size_ml = build.build_clean_up(config, labels)
     return Predictor(
         network,
         build.build_window(config, model["regions"]),
@@ -160,14 +162,12 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
         tuple(model["channels"]),
         classes(labels, model["ignore_label"]),
         device,
-        keep_largest=tuple(
-            build.class_weights(dict.fromkeys(chosen.keep_largest, 1.0), labels, "predict.keep_largest", {})
-        ),
-        min_size_ml=build.class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {}),
+        keep_largest=keep_largest,
+        min_size_ml=min_size_ml,
         others=tuple(others),
         mc_dropout=None if mc_dropout is None else McDropout(mc_dropout, config.seed),
         regions=model["regions"],
-        attention=chosen.attention,
+        attention=config.predict.attention,
     )
 
 
@@ -212,6 +212,20 @@ def _refuse_disagreement(folders: Sequence[RunFolder], split: str | None) -> Non
                 got=f"in one of them only: {', '.join(sorted(unshared))}",
                 fix="Give scans that none of the runs was trained with.",
             )
+
+
+def _refuse_other_preparation(folder: RunFolder, config: Config) -> None:
+    """Refuse settings that would prepare scans in another way than those that the network has learnt from."""
+    channels = len(read_model(folder)["channels"])
+    trained = build_recipe(load_config(folder.config), channels).as_dict()
+    changed = differences(trained, build_recipe(config, channels).as_dict())
+    if changed:
+        raise RunError(
+            "scans are prepared as the run's were",
+            where=folder.path,
+            got="; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changed.items()),
+            fix="Leave the settings under prepare as they are, or train again.",
+        )
 
 
 def _refuse_without_dropout(passes: int, folders: Sequence[RunFolder], overrides: Sequence[str]) -> None:

@@ -119,6 +119,15 @@ def _refuse_unsound(dataset: Dataset) -> None:
         raise FaultsError(f"the dataset {dataset.source} cannot be used", dataset.faults)
     if not dataset.cases:
         raise DataError("the dataset has no cases", where=dataset.source)
+    refuse_unlabelled(dataset)
+
+
+def refuse_unlabelled(dataset: Dataset) -> None:
+    """Refuse a dataset of which nothing says what its label values mean.
+
+    Raises:
+        DataError: It has no labels.
+    """
     if not dataset.labels:
         raise DataError(
             "nothing says what the label values mean",

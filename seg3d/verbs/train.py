@@ -113,9 +113,7 @@ def begin(
     if config.train.precision == "bf16" and not has_fast_bf16(build.device_type(config)):
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
     build.build_reproducibility(config).apply(config.seed)
-    # what does not fit and what this machine cannot do is told before a run folder is made
-    build.build_weighted_loss(config, _counted(store), store.ignore_label, store.regions)
-    make_trainer(build.build_fit_settings(config))
+    _refuse_unfit(config, store, split)
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
     earlier = latest_run(target.path.parent, config.name)
     _create(target, config, store, split, earlier, tell)
@@ -145,6 +143,15 @@ def carry_out(
         result = summarise(job.folder) | identity | {"seconds": seconds, "changed": job.folder.changes()}
         write_json(job.folder.result, result)
     return result
+
+
+def _refuse_unfit(config: Config, store: Store, split: Split) -> None:
+    """Tell what does not fit the data, and what this machine cannot do, before a run folder is made."""
+    counted = counted_labels(store)
+    build.build_weighted_loss(config, counted, store.ignore_label, store.regions)
+    build.build_data(config, store.select(split.train), (), counted)
+    build.build_clean_up(config, store.labels)
+    make_trainer(build.build_fit_settings(config))
 
 
 def _name(config: Config, store: Store, split: Split) -> str:
@@ -215,7 +222,7 @@ def _fit(
     stop_after: int | None,
 ) -> None:
     config, store, split = job.config, job.store, job.split
-    counted = _counted(store)
+    counted = counted_labels(store)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
     module = build.build_module(
@@ -243,7 +250,7 @@ def _fit(
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
-def _counted(store: Store) -> dict[str, int]:
+def counted_labels(store: Store) -> dict[str, int]:
     """Label values by name, without the ignored one."""
     return {name: value for name, value in store.labels.items() if value != store.ignore_label}
 
