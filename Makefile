@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS := tests
 
-.PHONY: help setup demo test check lint types format bench real-data lock clean
+.PHONY: help setup demo test check lint types format bench real-data systems2d lock clean
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,9 @@ bench: $(READY)  ## Side-by-side measurements; prints tables
 
 real-data: $(READY)  ## Train and score on the real scans in ../shared/data (about an hour)
 	$(BIN)/python -m benchmarks.real_data
+
+systems2d: $(READY)  ## Train and score the four 2D systems on ../shared/data (hours)
+	$(BIN)/python -m benchmarks.systems2d
 
 lock: $(READY)  ## Write constraints.txt from the environment
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//') > constraints.new
