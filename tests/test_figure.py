@@ -43,7 +43,7 @@ def case(
     shape = next(m.shape for m in (reference, prediction) if m is not None)
     image = np.random.default_rng(1).normal(size=shape)
     names = more.pop("names", NAMES)
-    return FigureCase("a", image, reference, prediction, spacing, names, **more)  # type: ignore[arg-type]
+    return FigureCase("a", image, reference, prediction, spacing, names, **more)
 
 
 def random_maps(shape: tuple[int, int, int] = (20, 18, 6), labels: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -61,21 +61,21 @@ def middle_of(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float,
     """Row and column of the middle of a colour, as shares of the picture."""
     places = np.argwhere(np.all(picture[..., :3] == colour, axis=-1))
     assert len(places), "the colour is in the picture"
-    return tuple(places.mean(axis=0) / picture.shape[:2])  # type: ignore[return-value]
+    return tuple(places.mean(axis=0) / picture.shape[:2])
 
 
 def write_case(folder: Path, name: str, reference: np.ndarray, prediction: np.ndarray, **how: object) -> None:
     """A case as files: ``images``, ``labels``, ``predictions``."""
     image = np.random.default_rng(len(name)).normal(100, 20, reference.shape).astype(np.float32)
     for part, data in (("images", image), ("labels", reference), ("predictions", prediction)):
-        write_nifti(folder / part / f"{name}.nii.gz", data, **how)  # type: ignore[arg-type]
+        write_nifti(folder / part / f"{name}.nii.gz", data, **how)
     manifest = {"labels": {"background": 0, "tumour": 1}, "ignore_label": None}
     (folder / "predictions" / "predictions.json").write_text(json.dumps(manifest))
 
 
 def draw(folder: Path, **options: object) -> list[Path]:
     parts = [folder / part for part in ("predictions", "images", "labels")]
-    return figure(*parts, folder / "figures", **{"movie": "none", **options})  # type: ignore[arg-type]
+    return figure(*parts, folder / "figures", **{"movie": "none", **options})
 
 
 def claims(folder: Path) -> dict[str, dict]:
@@ -97,8 +97,8 @@ def test_pixels_of_each_colour_are_the_voxels_of_each_outcome(plane: object) -> 
     reference, prediction = random_maps()
     shown = case(reference, prediction)
     for index in range(3):
-        r, p = (np.take(m, index, axis=plane.normal) == 1 for m in (reference, prediction))  # type: ignore[attr-defined]
-        picture = outcome_pixels(shown, plane, index)  # type: ignore[arg-type]
+        r, p = (np.take(m, index, axis=plane.normal) == 1 for m in (reference, prediction))
+        picture = outcome_pixels(shown, plane, index)
         assert pixels_of(picture, COLOURS[CORRECT]) == (r & p).sum() > 0
         assert pixels_of(picture, COLOURS[WRONG]) == (~r & p).sum() > 0
         assert pixels_of(picture, COLOURS[MISSED]) == (r & ~p).sum() > 0
@@ -204,7 +204,7 @@ def corner_case(tmp_path: Path, codes: str) -> FigureCase:
     """A block in the patient's right, front, upper corner, in an array whose axes point towards ``codes``."""
     sizes = {"R": 24, "L": 24, "A": 20, "P": 20, "S": 16, "I": 16}
     shape = tuple(sizes[code] for code in codes)
-    affine = oriented_affine(codes, shape, (1.0, 1.0, 1.0))  # type: ignore[arg-type]
+    affine = oriented_affine(codes, shape, (1.0, 1.0, 1.0))
     index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
     world = index @ affine[:3, :3].T + affine[:3, 3]
     low, high = world.min(axis=(0, 1, 2)), world.max(axis=(0, 1, 2))
@@ -363,7 +363,7 @@ def test_a_sweep_has_a_frame_of_each_slice_and_the_prediction_in_its_own(tmp_pat
     write_case(tmp_path, "a", reference, prediction)
     draw(tmp_path, movie="both")
     with Image.open(tmp_path / "figures" / "sweep" / "a.gif") as gif:
-        assert gif.n_frames == 10  # type: ignore[attr-defined]
+        assert gif.n_frames == 10
         assert gif.info["loop"] == 0
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "figures" / "sweep" / "a.mp4"))
     facts = next(reader)
@@ -605,7 +605,7 @@ def test_figures_are_not_put_among_their_inputs(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     for part in ("predictions", "images", "labels"):
         with pytest.raises(Seg3dError, match="folder of its own"):
-            figure(*(tmp_path / p for p in ("predictions", "images", "labels")), tmp_path / part)  # type: ignore[arg-type]
+            figure(*(tmp_path / p for p in ("predictions", "images", "labels")), tmp_path / part)
     assert sorted(tmp_path.rglob("*")) == before
 
 

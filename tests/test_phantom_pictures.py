@@ -20,7 +20,7 @@ Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8], Truth]
 
 def drawn(index: int, **settings: object) -> Drawn:
     """Picture and label (columns, rows) and the truth of one case."""
-    spec = PhantomSpec(**settings)  # type: ignore[arg-type]
+    spec = PhantomSpec(**settings)
     image, label, truth = make_phantom(spec, index)
     return image.data[0, :, :, 0], label.data[0, :, :, 0], truth
 
@@ -261,7 +261,7 @@ def test_a_picture_takes_a_fraction_of_a_second() -> None:
 )
 def test_a_spec_that_makes_no_sense_for_its_kind_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"got"):
-        PhantomSpec(**settings)  # type: ignore[arg-type]
+        PhantomSpec(**settings)
 
 
 def test_pictures_have_one_layout(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_box_beyond_a_picture_is_the_mirrored_picture(tmp_path: Path, start: t
     size = (40, 24, 1)
     image, label = read_patch(volume, start, size, "mirror")
     pad = [(0, 0), (60, 60), (60, 60), (0, 0)]
-    box = tuple(slice(60 * (axis < 2) + a, 60 * (axis < 2) + a + n) for axis, (a, n) in enumerate(zip(start, size)))  # noqa: B905
+    box = tuple(slice(k + a, k + a + n) for k, a, n in zip((60, 60, 0), start, size, strict=True))
     expected = np.pad(volume.image.astype(np.float32), pad, mode="symmetric")[(slice(None), *box)]
     np.testing.assert_array_equal(image.numpy(), expected)
     np.testing.assert_array_equal(label.numpy(), np.pad(volume.label, pad[1:], mode="symmetric")[box])

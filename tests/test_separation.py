@@ -180,7 +180,7 @@ def test_ignored_voxels_weigh_nothing_and_are_no_cell() -> None:
 )
 def test_numbers_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="got"):
-        separation_weights(np.zeros((3, 3, 1), np.uint8), **options)  # type: ignore[arg-type]
+        separation_weights(np.zeros((3, 3, 1), np.uint8), **options)
 
 
 @pytest.mark.real_data
