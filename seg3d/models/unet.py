@@ -43,8 +43,8 @@ class UNet(nn.Module):
         stride: Input voxels per coarsest voxel along an axis.
         margin: Voxels lost on each side of each axis: ``6 * stride - 4`` with valid convolutions, else 0.
 
-    Source: Ronneberger, Fischer and Brox, U-Net (MICCAI 2015), figure 1 and section 3; the authors' release of
-    2015-10-02 (``phseg_v5-train.prototxt``) for dropout.
+    Source: Ronneberger, Fischer and Brox, U-Net (MICCAI 2015), figure 1 and section 3. The paper names the end of the
+    contracting path alone; where exactly dropout stands is taken from ports of the authors' network, not from itself.
     """
 
     def __init__(
