@@ -131,12 +131,7 @@ def write_stored(
     Raises:
         StoreError: The disk is full or the file cannot be written; nothing is left behind.
     """
-    if image.dtype != np.float16 or image.shape[1:] != grid.shape:
-        raise ValueError(f"image is float16 (channel, *{grid.shape}), got {image.dtype} {image.shape}")
-    if label is not None and (label.shape != grid.shape or label.dtype not in (np.uint8, np.uint16)):
-        raise ValueError(f"label is uint8 or uint16 {grid.shape}, got {label.dtype} {label.shape}")
-    if weights is not None and (label is None or weights.shape != grid.shape or weights.dtype != np.float16):
-        raise ValueError(f"weights are float16 {grid.shape} of a label, got {weights.dtype} {weights.shape}")
+    _refuse_misfits(image, label, weights, grid)
     attributes = {
         "schema_version": SCHEMA_VERSION,
         "case_id": case_id,
@@ -165,6 +160,15 @@ def write_stored(
             got=None if full else error,
             fix="Free some space and prepare again: finished cases are kept." if full else None,
         ) from error
+
+
+def _refuse_misfits(image: NDArray[Any], label: NDArray[Any] | None, weights: NDArray[Any] | None, grid: Grid) -> None:
+    if image.dtype != np.float16 or image.shape[1:] != grid.shape:
+        raise ValueError(f"image is float16 (channel, *{grid.shape}), got {image.dtype} {image.shape}")
+    if label is not None and (label.shape != grid.shape or label.dtype not in (np.uint8, np.uint16)):
+        raise ValueError(f"label is uint8 or uint16 {grid.shape}, got {label.dtype} {label.shape}")
+    if weights is not None and (label is None or weights.shape != grid.shape or weights.dtype != np.float16):
+        raise ValueError(f"weights are float16 {grid.shape} of a label, got {weights.dtype} {weights.shape}")
 
 
 def content_sha256(
