@@ -33,9 +33,9 @@ class UNet(nn.Module):
             that sizes stay exact and tiles agree; nearest has no checkerboard pattern.
         norm: ``"instance"``, ``"batch"`` or ``"none"``, after each convolution but up-convolutions and the head.
         dropout: Probability that an element (not a channel) is dropped at the end of the contracting path: after the
-            last two contracting levels, before pooling and skip connection, as in the authors' Caffe network
-            (ratio 0.5 on its 512 and 1024 channels); the paper names neither place nor ratio.
-        activation: ``"relu"`` or ``"leaky_relu"``. Unlike the Caffe network there is none after an up-convolution,
+            last two contracting levels, before pooling and skip connection, as in ports of the authors' Caffe
+            network (ratio 0.5 on its 512 and 1024 channels); the paper names no levels and no ratio.
+        activation: ``"relu"`` or ``"leaky_relu"``. Unlike in those ports there is none after an up-convolution,
             and the last up-convolution halves the channels too, as in figure 1 of the paper.
 
     Attributes:
