@@ -65,6 +65,9 @@ class _References:
     regions: tuple[Region, ...] = ()
 
 
+_CaseScores = tuple[dict[int, LabelScore], Extras, dict[int, LabelScore]]  # of labels, further ones, of regions
+
+
 @dataclass(frozen=True)
 class _Meaning:
     """What label values mean.
@@ -123,20 +126,10 @@ def evaluate(
     wanted = Wanted(
         known_probabilities(find_probabilities(found), regions), None if cells is None else cells_label(cells, names)
     )
-    scores: dict[str, dict[int, LabelScore]] = {}
-    of_regions: dict[str, dict[int, LabelScore]] = {}
-    extras: dict[str, Extras] = {}
-    faults: list[Fault] = []
-    for case, (prediction, reference) in pairs.items():
-        negative = case in references.negatives
-        try:
-            scores[case], extras[case], of_regions[case] = _score(
-                prediction, reference, meaning, tolerance_mm, wanted, regions, negative=negative
-            )
-        except DataError as error:
-            faults.append(Fault(case, "not_scored", str(error)))
-    if faults:
-        raise FaultsError(f"{len(faults)} of {len(pairs)} cases cannot be scored", faults)
+    scored = _score_all(pairs, references.negatives, meaning, tolerance_mm, wanted, regions)
+    scores = {case: labels_ for case, (labels_, _, _) in scored.items()}
+    extras = {case: extra for case, (_, extra, _) in scored.items()}
+    of_regions = {case: regions_ for case, (_, _, regions_) in scored.items()}
     blocks = extra_blocks(extras, names, wanted) | region_block(of_regions, regions, tolerance_mm)
     summary = summarise(scores, names, tolerance_mm=tolerance_mm) | blocks
     summary["rules"] |= extra_rules(blocks)
@@ -234,6 +227,28 @@ def _meaning(manifest: Mapping[str, Any], references: _References, pairs: Mappin
     return _Meaning({value: f"label {value}" for value in sorted(values - {0})}, declared=False)
 
 
+def _score_all(
+    pairs: Mapping[str, tuple[Path, Path]],
+    negatives: frozenset[str],
+    meaning: _Meaning,
+    tolerance_mm: float,
+    wanted: Wanted,
+    regions: tuple[Region, ...],
+) -> dict[str, _CaseScores]:
+    """What :func:`_score` gives of each case; the faults of all cases at once."""
+    found: dict[str, _CaseScores] = {}
+    faults: list[Fault] = []
+    for case, (prediction, reference) in pairs.items():
+        negative = case in negatives
+        try:
+            found[case] = _score(prediction, reference, meaning, tolerance_mm, wanted, regions, negative=negative)
+        except DataError as error:
+            faults.append(Fault(case, "not_scored", str(error)))
+    if faults:
+        raise FaultsError(f"{len(faults)} of {len(pairs)} cases cannot be scored", faults)
+    return found
+
+
 def _score(
     prediction_file: Path,
     reference_file: Path,
@@ -243,7 +258,7 @@ def _score(
     regions: tuple[Region, ...],
     *,
     negative: bool = False,
-) -> tuple[dict[int, LabelScore], Extras, dict[int, LabelScore]]:
+) -> _CaseScores:
     # headers first: a pair that does not fit is refused before its voxels are read
     grid, other = read_header(reference_file).grid, read_header(prediction_file).grid
     if not grid.same_as(other):
