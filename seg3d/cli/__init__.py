@@ -1,0 +1,24 @@
+"""The command line: one small command per verb, each of which is also a Python function.
+
+Heavy libraries are imported inside the commands, so that ``seg3d --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+# the order of the commands in --help
+from seg3d.cli import data, runs, answers, looks, settings  # isort: skip
+from seg3d.cli.app import app
+from seg3d.errors import Seg3dError
+
+__all__ = ["answers", "app", "data", "looks", "main", "runs", "settings"]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app()
+    except Seg3dError as error:
+        print(f"seg3d: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""``python -m seg3d.cli``."""
+
+from seg3d.cli import main
+
+main()
