@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS := tests
+PEERS ?= benchmarks/.venv
+BENCH ?=
 
-.PHONY: help setup demo test check lint types format bench real-data systems2d lock clean
+.PHONY: help setup viewer demo test check lint types format bench timings real-data systems2d lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,9 +17,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dev]'
+	-$(BIN)/python -m seg3d.reporting.viewer.fetch
 	touch $@
 
 setup: $(READY)  ## Make the virtual environment with the locked versions
+
+viewer: $(READY)  ## Fetch NiiVue for viewer pages (npm; without it they browse slices)
+	$(BIN)/python -m seg3d.reporting.viewer.fetch
 
 demo: $(READY)  ## Phantom chest CTs: check, prepare, train, predict, evaluate
 	$(BIN)/seg3d demo --output demo
@@ -38,7 +44,19 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Side-by-side measurements; prints tables
+# torch comes first, of the build that the package index offers; see the files for what is installed alone, and why
+$(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers/requirements.txt benchmarks/peers/requirements-alone.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable . --requirement benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/peers/requirements-alone.txt
+	touch $@
+
+bench: $(PEERS)/.ready  ## Side by side with MONAI, TorchIO and nnU-Net (hours): docs/benchmark.md; BENCH='--subjects 1,2'
+	$(PEERS)/bin/python -m benchmarks.peers $(BENCH)
+
+timings: $(READY)  ## Measurements of single parts; prints tables
 	$(BIN)/python -m benchmarks
 
 real-data: $(READY)  ## Train and score on the real scans in ../shared/data (about an hour)

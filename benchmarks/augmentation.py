@@ -24,7 +24,7 @@ from seg3d.sampling.patches import PatchReader, read_augmented, read_patch
 from seg3d.sampling.plan import SamplingPlan
 from seg3d.sampling.queue import PatchQueue, VisitDataset, patch_loader
 from seg3d.store import StoredInfo, StoredVolume
-from seg3d.training.reproducibility import keep_freed_memory
+from seg3d.training.memory import keep_freed_memory
 
 AFFINE = Affine(p=1, rotation_deg=(15, 15, 15), scale=(0.85, 1.15), shift_mm=(0, 0, 0))
 ELASTIC = Elastic(p=1, control_spacing_mm=16, sd_mm=3)

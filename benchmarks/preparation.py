@@ -14,10 +14,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.table import describe_machine
+
+if TYPE_CHECKING:
+    from seg3d.preparation import Recipe
 
 DATA = Path("../shared/data/ct_lung_tumour")
 SPACINGS = {"own spacing": "", "1 x 1 x 1.5 mm": "1,1,1.5", "1.5 x 1.5 x 3 mm": "1.5,1.5,3"}
@@ -61,9 +65,7 @@ def measure(files: list[Path], spacing: str) -> tuple[float, float]:
 
 def prepare_once(scan: Path, label: Path, spacing: str, folder: Path) -> tuple[float, float]:
     """Seconds and peak resident memory in GB of reading, preparing and storing."""
-    from seg3d.io import read_label_map, read_volume
-    from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe, prepare_image, prepare_label
-    from seg3d.store import write_stored
+    from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
 
     x, y, z = map(float, spacing.split(",")) if spacing else (0.0, 0.0, 0.0)
     recipe = Recipe(
@@ -72,12 +74,23 @@ def prepare_once(scan: Path, label: Path, spacing: str, folder: Path) -> tuple[f
         (Normalisation("divide", 3071),),
     )
     started = time.perf_counter()
+    prepare_case(scan, label, recipe, folder / "case.h5")
+    seconds = time.perf_counter() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def prepare_case(scan: Path, label: Path, recipe: Recipe, path: Path) -> None:
+    """Read, prepare and store a case."""
+    from seg3d.io import read_label_map, read_volume
+    from seg3d.preparation import prepare_image, prepare_label
+    from seg3d.store import write_stored
+
     prepared = prepare_image([read_volume(scan)], recipe)
     labels = prepare_label(read_label_map(label), prepared.way_back)
     values = np.flatnonzero(np.bincount(labels.ravel(order="K"))).tolist()
     write_stored(
-        folder / "case.h5",
-        case_id="case",
+        path,
+        case_id=path.stem,
         image=prepared.image,
         label=labels,
         grid=prepared.grid,
@@ -87,8 +100,6 @@ def prepare_once(scan: Path, label: Path, spacing: str, folder: Path) -> tuple[f
         labels={"background": 0, **{str(value): value for value in values if value}},
         ignore_label=None,
     )
-    seconds = time.perf_counter() - started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader
 
 from benchmarks.table import describe_machine, print_table, rates
 from seg3d.keyed import keyed
+from seg3d.sampling.augment import Augmentation
 from seg3d.sampling.patches import PatchReader
 from seg3d.sampling.plan import SamplingPlan
 from seg3d.sampling.queue import PatchQueue, VisitDataset, patch_loader
 from seg3d.store import StoredInfo, read_info, write_stored
-from seg3d.training.reproducibility import keep_freed_memory
+from seg3d.training.memory import keep_freed_memory
 from seg3d.volume import Grid, Shape
 
 PATCH = (96, 96, 96)
@@ -56,9 +57,11 @@ def make_case(folder: Path, name: str, shape: Shape) -> StoredInfo:
     return read_info(path)
 
 
-def make_loader(cases: tuple[StoredInfo, ...], workers: int = 0, patches: int = 128) -> DataLoader[dict[str, object]]:
+def make_loader(
+    cases: tuple[StoredInfo, ...], workers: int = 0, patches: int = 128, augmentation: Augmentation | None = None
+) -> DataLoader[dict[str, object]]:
     plan = SamplingPlan(cases, {0: 1.0, 1: 1.0}, patches_per_epoch=patches, patches_per_visit=8, balance="case", seed=0)
-    queue = PatchQueue(VisitDataset(plan, PatchReader(cases, PATCH, None, 0)), 32, PATCH, workers)
+    queue = PatchQueue(VisitDataset(plan, PatchReader(cases, PATCH, augmentation, 0)), 32, PATCH, workers)
     return patch_loader(queue, BATCH)
 
 
@@ -75,6 +78,11 @@ def ours(cases: tuple[StoredInfo, ...], workers: int = 0) -> Callable[[], int]:
 
 def stock(info: StoredInfo) -> Callable[[], int]:
     """TorchIO's queue and label sampler on the same case as uncompressed NIfTI, loaded by its own reader."""
+    return stock_queue([as_nifti(info)], visits=4)
+
+
+def as_nifti(info: StoredInfo) -> tuple[Path, Path]:
+    """A case's image and label map as uncompressed NIfTI, float32 and uint8, beside it."""
     from seg3d.store import StoredVolume
 
     volume = StoredVolume(info)
@@ -82,9 +90,17 @@ def stock(info: StoredInfo) -> Callable[[], int]:
     image, label = folder / f"{info.case_id}.nii", folder / f"{info.case_id}_label.nii"
     tio.ScalarImage(tensor=torch.from_numpy(np.array(volume.image, np.float32))).save(image)
     tio.LabelMap(tensor=torch.from_numpy(np.array(volume.label)[None])).save(label)
-    dataset = tio.SubjectsDataset([tio.Subject(image=tio.ScalarImage(image), label=tio.LabelMap(label))] * 4)
+    return image, label
+
+
+def stock_queue(
+    files: Sequence[tuple[Path, Path]], visits: int, workers: int = 0, transform: tio.Transform | None = None
+) -> Callable[[], int]:
+    """TorchIO's queue and label sampler over image and label files, each as often as makes so many visits."""
+    subjects = [tio.Subject(image=tio.ScalarImage(image), label=tio.LabelMap(label)) for image, label in files]
+    dataset = tio.SubjectsDataset((subjects * visits)[: max(visits, len(files))], transform=transform)
     sampler = tio.data.LabelSampler(PATCH, "label", {0: 1, 1: 1})
-    queue = tio.Queue(dataset, 32, 8, sampler, num_workers=0)
+    queue = tio.Queue(dataset, 32, 8, sampler, num_workers=workers)
 
     def work() -> int:
         return sum(len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=BATCH))

@@ -26,7 +26,7 @@ from benchmarks.table import describe_machine, rates
 from seg3d.keyed import keyed
 from seg3d.phantom import PhantomSpec, make_phantom
 from seg3d.store import StoredInfo, StoredVolume, read_info, write_stored
-from seg3d.training.reproducibility import keep_freed_memory
+from seg3d.training.memory import keep_freed_memory
 from seg3d.volume import Grid
 
 SHAPE = (256, 256, 128)

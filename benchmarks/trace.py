@@ -22,7 +22,7 @@ from seg3d.sampling.patches import Patch
 from seg3d.sampling.plan import Draw
 from seg3d.training.callbacks import generator_sha256, optimizer_sha256
 from seg3d.training.environment import has_fast_bf16
-from seg3d.training.reproducibility import keep_freed_memory
+from seg3d.training.memory import keep_freed_memory
 from seg3d.training.trace import TraceWriter, exact
 
 SIZE, BATCH, STEPS = 96, 2, 100

@@ -24,7 +24,9 @@ LAYERS = (
         "reporting",
         "config",
         "build",
+        "forecast",
         "verbs",
+        "serving",
         "cli",
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from torch import nn
 from seg3d.build.training import build_data
 from seg3d.config import load_config
 from seg3d.errors import DataError, FaultsError
-from seg3d.inference.sliding import SlidingWindow, surround
-from seg3d.inference.tiling import aligned_starts
+from seg3d.inference.sliding import SlidingWindow
+from seg3d.inference.source import Source
 from seg3d.keyed import keyed
 from seg3d.models import ReducedUNet, UNet
 from seg3d.models.planar import Planar
@@ -325,8 +324,9 @@ def test_overlap_tiles_of_valid_convolutions_equal_one_pass(shape: tuple[int, in
     image = torch.randn(2, *shape)
     whole = (-(-(shape[0] - 4) // 16) * 16 + 4, -(-(shape[1] - 4) // 16) * 16 + 4, 1)
     margin = (network.margin, network.margin, 0)
-    found = SlidingWindow((tile, tile, 1), margin=margin, border="mirror", aligned=(16, 16, 1), batch_size=3)
-    single = SlidingWindow(whole, margin=margin, border="mirror", aligned=(16, 16, 1))
+    size = (tile, tile, 1)
+    found = SlidingWindow(size, size, tiling="exact", margin=margin, border="mirror", batch_size=3)
+    single = SlidingWindow(whole, tiling="exact", margin=margin, border="mirror")
     planar = Planar(network, 2)
     one, many = (window.probabilities(planar, image, [0, 0]) for window in (single, found))
     assert one.shape == (3, *shape)
@@ -341,18 +341,9 @@ def test_overlap_tiles_of_valid_convolutions_equal_one_pass(shape: tuple[int, in
     np.testing.assert_allclose(one.numpy(), direct.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "tile", "stride"), [(100, 20, 16), (3, 20, 4), (52, 52, 16), (53, 52, 16), (7, 4, 4)])
-def test_aligned_tiles_cover_an_axis_at_multiples_of_the_stride(size: int, tile: int, stride: int) -> None:
-    starts = aligned_starts(size, tile, stride)
-    assert all(start % stride == 0 for start in starts)
-    assert starts[0] == 0
-    assert starts[-1] + tile >= size
-    assert all(b - a <= tile for a, b in itertools.pairwise(starts))
-    assert len(starts) == 1 or starts[-2] + tile < size
-
-
 def test_a_constant_surrounding_is_each_channels_value() -> None:
-    found = surround(torch.ones(2, 3, 3, 1), (1, 0, 1), (0, 2, 1), [5.0, 7.0], "constant")
+    source = Source(torch.ones(2, 3, 3, 1), [5.0, 7.0], "constant", (3, 3, 1), (0, 0, 0), torch.device("cpu"))
+    found = source.cut((-1, 0, -1), (3, 5, 2))[0]
     assert found.shape == (2, 4, 5, 3)
     assert found[0, 0].unique().tolist() == [5]
     assert found[1, 1:, :3, 1].unique().tolist() == [1]

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from scans import ORIENTATIONS, centroid_mm, oblique_affine, oriented_affine
 
 from seg3d.errors import DataError
+from seg3d.inference.assemble import Assembler
 from seg3d.preparation import (
     Crop,
     ForegroundCrop,
@@ -16,7 +17,6 @@ from seg3d.preparation import (
     WayBack,
     prepare_image,
     prepare_label,
-    restore_class_probabilities,
     restore_label,
     restore_probability,
 )
@@ -182,7 +182,10 @@ def test_class_probabilities_come_back_as_the_most_probable_class() -> None:
     prepared = prepare_image([volume(label)], recipe)
     inner = prepare_label(volume(label), prepared.way_back)
     probabilities = np.stack([(inner == value).astype(np.float32) for value in (0, 1, 2)])
-    index = restore_class_probabilities(probabilities, prepared.way_back)
+    whole = Assembler(prepared.way_back, 0, lambda found: found.argmax(axis=0), np.dtype(np.uint8), ())
+    for start in range(0, inner.shape[0], 5):
+        whole.add(probabilities[:, start : start + 5])
+    index = whole.label
     assert index.shape == SHAPE
     assert ((index == 1) & (label == 1)).sum() > 0.9 * (label == 1).sum()
     probability = restore_probability(probabilities[1], prepared.way_back, outside=0.0)

@@ -117,7 +117,9 @@ def build_window(config: Config, regions: Sequence[Region] = ()) -> SlidingWindo
     """How whole volumes are predicted; regions have a sigmoid each, labels softmax together."""
     chosen = config.predict
     return SlidingWindow(
-        tile_size=chosen.tile_size or config.sampling.patch_size,
+        patch_size=config.sampling.patch_size,
+        tile_size=chosen.tile_size,
+        tiling=chosen.tiling,
         step=chosen.step,
         batch_size=chosen.batch_size,
         mirror=tuple(sorted("xyz".index(axis) for axis in chosen.mirror)),
@@ -125,17 +127,8 @@ def build_window(config: Config, regions: Sequence[Region] = ()) -> SlidingWindo
         activation="sigmoid" if regions else "softmax",
         margin=build_margin(config),
         border=config.sampling.border,
-        aligned=_alignment(config),
+        memory_bytes=None if chosen.memory_gib is None else int(chosen.memory_gib * 2**30),
     )
-
-
-def _alignment(config: Config) -> Shape | None:
-    """Stride along x, y, z where the answer for a voxel is the same in every tile: no need to blend."""
-    if config.model.padding != "valid" or config.model.norm == "instance":
-        return None
-    thin = _slice_axes(config)
-    x, y, z = (1 if axis in thin else config.model.stride for axis in range(3))
-    return x, y, z
 
 
 def _window_precision(config: Config) -> str:
@@ -200,6 +193,7 @@ def build_data(
         queue_length=chosen.queue_length,
         batch_size=config.train.batch_size,
         num_workers=config.data.num_workers,
+        prefetch=config.data.prefetch,
         begun=begun,
     )
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 
 # the order of the commands in --help
-from seg3d.cli import data, runs, answers, looks, settings  # isort: skip
+from seg3d.cli import data, runs, answers, looks, serving, settings  # isort: skip
 from seg3d.cli.app import app
 from seg3d.errors import Seg3dError
 
-__all__ = ["answers", "app", "data", "looks", "main", "runs", "settings"]
+__all__ = ["answers", "app", "data", "looks", "main", "runs", "serving", "settings"]
 
 
 def main() -> None:

@@ -56,13 +56,18 @@ def evaluate(
     cells: Annotated[
         str | None, typer.Option("--cells", metavar="LABEL", help="Label inside cells: also score their separation.")
     ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="RUN", help="Run that predicted, if not found; has the report.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score label maps against references, per case and label, without flattering anybody."""
-    from seg3d.verbs.evaluate import evaluate as run
+    from seg3d.verbs.evaluate import evaluate as call
     from seg3d.verbs.evaluate import format_summary
 
-    summary = run(predictions, labels, output, tolerance_mm=tolerance_mm, subset=subset, cells=cells)
+    summary = call(
+        predictions, labels, output, tolerance_mm=tolerance_mm, subset=subset, cells=cells, run=run, tell=to_stderr
+    )
     if as_json:
         print_json(summary)
     else:

@@ -41,3 +41,16 @@ def prepare(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = F
         print_json({"store": str(store.path), "cases": list(store.cases), "recipe_sha256": store.recipe_sha256})
     else:
         print(f"{len(store.cases)} cases in {store.path}")
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Forecast disk, memory and time of a study before anything of it runs; a minute or so."""
+    from seg3d.verbs.plan import format_plan
+    from seg3d.verbs.plan import plan as run
+
+    found = run(config, overrides or ())
+    if as_json:
+        print_json(found)
+    else:
+        print(format_plan(found))

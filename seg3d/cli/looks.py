@@ -44,3 +44,40 @@ def figure(
         print_json({"files": [str(path) for path in files], **found})
     else:
         print(f"{len(files)} files in {output}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE.html", help="The page; default: report.html in RUN.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", metavar="FILE.json", help="From 'evaluate'; default: the run's last.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="Scans, if not where the run's config says.")
+    ] = None,
+) -> None:
+    """Show a run on one page: scores, worst cases, curves, warnings, digests, config; prints the file."""
+    from seg3d.verbs.report import report as call
+
+    print(call(run, output, scores=scores, images=images))
+
+
+@app.command()
+def view(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Scan or picture.")],
+    labels: Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Reference label map.")] = None,
+    prediction: Annotated[Path | None, typer.Option("--prediction", metavar="FILE", help="Predicted labels.")] = None,
+    uncertainty: Annotated[Path | None, typer.Option("--uncertainty", metavar="FILE", help="Real numbers.")] = None,
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The page.")] = Path("case.html"),
+    names: Annotated[list[str] | None, typer.Option("--name", metavar="VALUE=NAME", help="Of a label.")] = None,
+    ignore_label: Annotated[int | None, typer.Option("--ignore-label", help="Value that counts nowhere.")] = None,
+) -> None:
+    """Show a case in a browser: one HTML file with planes, 3D, labels, errors, uncertainty and scores."""
+    from seg3d.verbs.view import parse_names
+    from seg3d.verbs.view import view as call
+
+    maps = {"labels": labels, "prediction": prediction, "uncertainty": uncertainty}
+    print(call(image, output, names=parse_names(names or ()), ignore_label=ignore_label, **maps))

@@ -138,7 +138,14 @@ class DataSection(Section):
     groups: dict[str, str] = Field(
         default_factory=dict, description="patient or group by case id, before group_pattern; groups are never split"
     )
-    num_workers: Count = Field(default=0, description="processes that read patches; 0: the main process")
+    num_workers: Count = Field(
+        default=0, description="threads or processes that read patches ahead; 0: one thread, as needed"
+    )
+    prefetch: Literal["auto", "threads", "processes", "none"] = Field(
+        default="auto",
+        description="what reads patches ahead, the bits are the same; auto: processes where a patch takes long; none: "
+        "each batch is read when the step asks for it",
+    )
     split: SplitSection = Field(default=SplitSection(), description="how cases are split")
 
 

@@ -19,6 +19,7 @@ WITHOUT_EFFECT = (
     "data.source",
     "data.store",
     "data.num_workers",
+    "data.prefetch",
     "prepare.workers",
     "train.checkpoint_steps",
     "train.progress",

@@ -218,6 +218,11 @@ class OptimizerSection(Section):
     weight_decay: NonNegative = Field(default=1e-2, description="weight decay")
     momentum: Momentum = Field(default=0.99, description="momentum, 0 to below 1 (kind sgd)")
     nesterov: Bool = Field(default=True, description="Nesterov momentum (kind sgd)")
+    implementation: Literal["auto", "loop", "foreach", "fused"] = Field(
+        default="auto",
+        description="how a step goes through the weights: one by one, together, or in one kernel, which rounds "
+        "differently; auto: foreach on CUDA, loop on the CPU",
+    )
 
 
 class ScheduleSection(Section):
@@ -263,17 +268,35 @@ class TrainSection(Section):
     )
     progress: Bool = Field(default=True, description="show a progress bar")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.optimizer.implementation == "fused" and self.precision == "fp16" and self.gradient_clip is not None:
+            what = "a fused step takes fp16 gradients that are scaled, so that none could be clipped before it"
+            refuse(Fault("optimizer.implementation", "wrong_value", what, "fused", "foreach, or gradient_clip null"))
+        return self
+
 
 class PredictSection(Section):
     """How whole scans are segmented."""
 
+    tiling: Literal["auto", "exact", "blended"] = Field(
+        default="auto",
+        description="exact: the answer of one pass over the whole scan, for model.norm batch or none; blended: "
+        "overlapping tiles, averaged with Gaussian weights; auto: exact where the network allows it",
+    )
     tile_size: Sizes | None = Field(
-        default=None, description="tile size along x, y and z, voxels; null: as the patches"
+        default=None,
+        description="tile size along x, y and z, voxels; null: exact tiles as the memory allows, blended ones as the "
+        "patches",
+    )
+    memory_gib: Positive | None = Field(
+        default=None,
+        description="memory that predicting may take in all, GiB: tiles are chosen to fit; null: half of what is free",
     )
     step: Annotated[Float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="distance of tiles as a share of their size"
+        default=0.5, description="distance of blended tiles as a share of their size"
     )
-    batch_size: Size = Field(default=2, description="tiles computed at once")
+    batch_size: Size = Field(default=2, description="blended tiles computed at once")
     mirror: Annotated[tuple[Literal["x", "y", "z"], ...], Unique] = Field(
         default=(), description="axes along which tiles are also mirrored and averaged"
     )

@@ -13,18 +13,12 @@ from torch import nn
 
 from seg3d.cases import Region, assemble_regions
 from seg3d.errors import DataError
+from seg3d.inference.assemble import Assembler
 from seg3d.inference.attention import attention_maps
 from seg3d.inference.cleanup import clean_up
 from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities
-from seg3d.inference.sliding import SlidingWindow
-from seg3d.preparation import (
-    Prepared,
-    Recipe,
-    prepare_image,
-    restore_class_probabilities,
-    restore_label,
-    restore_probability,
-)
+from seg3d.inference.sliding import SlidingWindow, slab_axis
+from seg3d.preparation import Prepared, Recipe, prepare_image, restore_probability
 from seg3d.volume import Volume
 
 
@@ -101,20 +95,15 @@ class Predictor:
                 fix="Give one file per channel, in this order.",
             )
         prepared = prepare_image(volumes, self.recipe)
-        members = self._members(prepared, name)
         spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
-        found = _mean(members, spread)
+        kept = [output for output, called in enumerate(self._names) if probabilities and called != 0]
+        whole = Assembler(prepared.way_back, slab_axis(self.network), self._decide, self._dtype, kept)
+        for planes in self._answers(prepared, name, spread):
+            whole.add(planes.cpu().numpy())
         label = clean_up(
-            self._label(found, prepared),
-            volumes[0].grid.voxel_volume_ml,
-            keep_largest=self.keep_largest,
-            min_size_ml=self.min_size_ml,
+            whole.label, volumes[0].grid.voxel_volume_ml, keep_largest=self.keep_largest, min_size_ml=self.min_size_ml
         )
-        maps = {
-            name: restore_probability(found[i], prepared.way_back, outside=0.0)
-            for i, name in enumerate(self._names)
-            if probabilities and name != 0
-        }
+        maps = {self._names[output]: values for output, values in whole.maps.items()}
         uncertainty = {} if spread is None else self._uncertainty(spread, label, prepared)
         return Prediction(label, maps, uncertainty, self._attention(prepared) if self.attention else ())
 
@@ -123,28 +112,40 @@ class Predictor:
         """What each output is called: a label by its value, a region by its name."""
         return tuple(region.name for region in self.regions) or self.labels
 
-    def _members(self, prepared: Prepared, name: str) -> Iterator[torch.Tensor]:
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.min_scalar_type(max(self.labels))
+
+    def _answers(self, prepared: Prepared, name: str, spread: Spread | None) -> Iterator[torch.Tensor]:
+        """The (mean) probabilities in slabs, the slab axis first; those of an ensemble come as one."""
+        image, outside = self._input(prepared)
+        if spread is None:
+            for _, planes in self.window.slabs(self.network, image, outside, device=self.device):
+                yield planes
+            return
         networks = (self.network, *self.others)
-        return member_probabilities(networks, self.window, *self._input(prepared), self.mc_dropout, name)
+        for member in member_probabilities(
+            networks, self.window, image.to(self.device), outside, self.mc_dropout, name
+        ):
+            spread.add(member)
+            del member  # not held while the next one is computed
+        yield spread.mean.movedim(slab_axis(self.network) + 1, 1)
 
     def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:
-        """The image on the device, and what each channel is beyond it."""
+        """The image, and what each channel is beyond it."""
         outside: list[float] = prepared.image.min(axis=(1, 2, 3)).astype(np.float32).tolist()
-        return torch.from_numpy(np.ascontiguousarray(prepared.image)).to(self.device), outside
+        return torch.from_numpy(np.ascontiguousarray(prepared.image)), outside
 
     def _attention(self, prepared: Prepared) -> tuple[NDArray[np.float32], ...]:
-        maps = attention_maps(self.network, self.window, *self._input(prepared)).cpu().numpy()
+        image, outside = self._input(prepared)
+        maps = attention_maps(self.network, self.window, image.to(self.device), outside).cpu().numpy()
         return tuple(restore_probability(found, prepared.way_back, outside=0.0) for found in maps)
 
-    def _label(self, found: NDArray[np.float32], prepared: Prepared) -> NDArray[Any]:
-        """Label map on the source grid: what is most probable is decided there when the recipe resamples."""
+    def _decide(self, found: NDArray[np.float32]) -> NDArray[Any]:
+        """Labels of probabilities ``(output, ...)``: the most probable one, or the regions that are there."""
         if self.regions:
-            restored = (restore_probability(values, prepared.way_back, outside=0.0) for values in found)
-            return assemble_regions(restored, self.regions).astype(np.min_scalar_type(max(self.labels)))
-        values = np.array(self.labels, dtype=np.min_scalar_type(max(self.labels)))
-        if not prepared.way_back.resampled:
-            return restore_label(values[found.argmax(axis=0)], prepared.way_back)
-        chosen: NDArray[Any] = values[restore_class_probabilities(found, prepared.way_back)]
+            return assemble_regions(found, self.regions)
+        chosen: NDArray[Any] = np.array(self.labels, dtype=self._dtype)[found.argmax(axis=0)]
         return chosen
 
     def _uncertainty(self, spread: Spread, label: NDArray[Any], prepared: Prepared) -> dict[str, NDArray[np.float32]]:
@@ -166,16 +167,3 @@ class Predictor:
             "mutual_information": restore(spread.mutual_information),
             "sd": sd,
         }
-
-
-def _mean(members: Iterator[torch.Tensor], spread: Spread | None) -> NDArray[np.float32]:
-    """Mean probabilities ``(class, x, y, z)`` of the members, or the answer of the only one, untouched."""
-    if spread is None:
-        (found,) = members
-    else:
-        for member in members:
-            spread.add(member)
-            del member  # not held while the next one is computed
-        found = spread.mean
-    array: NDArray[np.float32] = found.cpu().numpy()
-    return array

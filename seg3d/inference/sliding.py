@@ -1,19 +1,30 @@
-"""Whole-volume prediction by a sliding window."""
+"""Whole-volume prediction: tiles that fit the memory, exact where the network allows it, blended where not."""
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from seg3d.inference.tiling import aligned_grid, gaussian_weights, tile_grid
-from seg3d.volume import Border, Shape, mirrored
+from seg3d.errors import ConfigError
+from seg3d.inference.blended import blended_slabs, views
+from seg3d.inference.budget import Job, available_bytes, fit_blended, plan_exact
+from seg3d.inference.exact import Slabs, exact_slabs
+from seg3d.inference.forward import Forward
+from seg3d.inference.reach import Geometry, geometry
+from seg3d.inference.source import Source
+from seg3d.models.planar import Planar
+from seg3d.volume import Border, Shape
 
 Mode = Callable[[nn.Module], AbstractContextManager[None]]
+Tiling = Literal["auto", "exact", "blended"]
+_log = logging.getLogger(__name__)
+_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @contextmanager
@@ -29,13 +40,33 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How a network's volumes are tiled, and why.
+
+    Attributes:
+        tiling: ``"exact"`` or ``"blended"``.
+        why: The reason, in words.
+        geometry: How far the network looks, where tiling is exact.
+    """
+
+    tiling: Literal["exact", "blended"]
+    why: str
+    geometry: Geometry | None = None
+
+
+@dataclass(frozen=True)
 class SlidingWindow:
     """How a volume is cut into tiles and put together again.
 
     Attributes:
-        tile_size: Voxels along x, y, z that a tile answers for.
-        step: Largest distance between tiles as a share of the tile; without effect when ``aligned``.
-        batch_size: Tiles in one forward pass.
+        patch_size: Voxels along x, y, z of what the network has learnt from; a smaller volume is surrounded to that
+            size.
+        tile_size: Voxels along x, y, z that a tile answers for. ``None``: exact tiles are as large as the memory
+            allows, blended ones as the patches.
+        tiling: ``"exact"``: the answer of one pass over the whole volume; ``"blended"``: overlapping tiles, averaged
+            with Gaussian weights; ``"auto"``: exact where the network allows it.
+        step: Largest distance between blended tiles as a share of the tile.
+        batch_size: Blended tiles in one forward pass.
         mirror: Axes (0, 1, 2) along which the input is also mirrored; every combination is averaged.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; sums are float32 in any case.
         activation: What makes probabilities of logits: ``"softmax"`` over the classes, ``"sigmoid"`` for regions,
@@ -43,11 +74,12 @@ class SlidingWindow:
         margin: Voxels along x, y, z by which the network's input is larger than its answer, on each side.
         border: What lies beyond the volume: ``"constant"``, each channel's ``outside``, or ``"mirror"``, the volume
             mirrored at its faces.
-        aligned: The network's stride along each axis, where its answer depends on nothing but a voxel's surroundings:
-            tiles then lie at multiples of it and are not blended. ``None``: tiles overlap and are blended.
+        memory_bytes: What the process, or the GPU, may hold in all; ``None``: tiles take at most half of what is free.
     """
 
-    tile_size: Shape
+    patch_size: Shape
+    tile_size: Shape | None = None
+    tiling: Tiling = "auto"
     step: float = 0.5
     batch_size: int = 2
     mirror: tuple[int, ...] = ()
@@ -55,15 +87,28 @@ class SlidingWindow:
     activation: str = "softmax"
     margin: Shape = (0, 0, 0)
     border: Border = "constant"
-    aligned: Shape | None = None
+    memory_bytes: int | None = None
+
+    def choose(self, network: nn.Module, mode: Mode = evaluating) -> Choice:
+        """Exact or blended, for a network in a mode.
+
+        Raises:
+            ConfigError: Exact tiles are asked for, and the network does not allow them.
+        """
+        if self.tiling == "blended":
+            return Choice("blended", "predict.tiling is blended")
+        found = geometry(network) if mode is evaluating else "dropout that is sampled is another one in every tile"
+        if isinstance(found, Geometry):
+            return Choice("exact", f"an answer depends on {max(found.reach)} voxels around it at most", found)
+        if self.tiling == "exact":
+            fix = "Set predict.tiling=blended, or train with model.norm batch or none."
+            raise ConfigError("this network cannot be tiled exactly", where="predict.tiling", got=found, fix=fix)
+        return Choice("blended", found)
 
     def probabilities(
         self, network: nn.Module, image: torch.Tensor, outside: Sequence[float], *, mode: Mode = evaluating
     ) -> torch.Tensor:
         """Probabilities ``(output, x, y, z)``, float32 on the image's device.
-
-        Softmax or sigmoid is applied here, once, to the logits of each tile; overlapping tiles are averaged with
-        Gaussian weights.
 
         Args:
             network: Gives logits; it is left in the mode it was in.
@@ -71,98 +116,149 @@ class SlidingWindow:
             outside: Value of each channel beyond the volume, for the border ``"constant"``.
             mode: Puts the network into the mode that it is used in, for the time of the call: evaluation mode.
         """
-        shape = (image.shape[1], image.shape[2], image.shape[3])
-        first, larger, tiles = self._plan(shape)
-        reach = [m - f - n + k for m, f, n, k in zip(larger, first, shape, self.margin, strict=True)]
-        before = [f + k for f, k in zip(first, self.margin, strict=True)]
-        padded = surround(image, before, reach, outside, self.border)
-        weights = self._weights().to(image.device)
-        total: torch.Tensor | None = None
-        norm = torch.zeros(larger, device=image.device)
-        with mode(network), torch.inference_mode():
-            for starts, found in self._tiles(network, padded, tiles):
-                if total is None:
-                    total = torch.zeros((found.shape[1], *larger), device=image.device)
-                for start, tile in zip(starts, found, strict=True):
-                    box = tuple(slice(a, a + n) for a, n in zip(start, self.tile_size, strict=True))
-                    total[(slice(None), *box)] += tile * weights
-                    norm[box] += weights
-            assert total is not None
-            total /= norm
-        inside = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
-        return total[(slice(None), *inside)]
+        axis = slab_axis(network)
+        shape = [image.shape[1 + a] for a in _slab_first(axis)]
+        whole: torch.Tensor | None = None
+        for start, values in self.slabs(network, image, outside, mode=mode):
+            if whole is None:
+                whole = torch.empty((len(values), *shape), device=values.device)
+            whole[:, start : start + values.shape[1]] = values
+        assert whole is not None
+        return whole.movedim(1, axis + 1)
 
-    def _plan(self, shape: Shape) -> tuple[list[int], list[int], list[Shape]]:
-        """Where the volume begins in the array that is tiled, the size of that array, and its tiles."""
-        if self.aligned is not None:
-            tiles = aligned_grid(shape, self.tile_size, self.aligned)
-            return [0, 0, 0], [a + n for a, n in zip(tiles[-1], self.tile_size, strict=True)], tiles
-        larger = [max(n, t) for n, t in zip(shape, self.tile_size, strict=True)]
-        first = [(m - n) // 2 for m, n in zip(larger, shape, strict=True)]
-        return first, larger, tile_grid((larger[0], larger[1], larger[2]), self.tile_size, self.step)
+    def slabs(
+        self,
+        network: nn.Module,
+        image: torch.Tensor,
+        outside: Sequence[float],
+        *,
+        mode: Mode = evaluating,
+        device: torch.device | None = None,
+    ) -> Slabs:
+        """Probabilities slab by slab: the first plane and ``(output, planes, ...)`` with the slab axis first.
 
-    def _weights(self) -> torch.Tensor:
-        return gaussian_weights(self.tile_size) if self.aligned is None else torch.ones(self.tile_size)
+        Every plane comes once, in order. Softmax or sigmoid is applied here, once, to the logits of each tile. If
+        memory runs out, tiles shrink and the planes that are left are computed with those.
 
-    def _tiles(
-        self, network: nn.Module, image: torch.Tensor, tiles: list[Shape]
-    ) -> Iterator[tuple[list[Shape], torch.Tensor]]:
-        x, y, z = (n + 2 * k for n, k in zip(self.tile_size, self.margin, strict=True))
-        for first in range(0, len(tiles), self.batch_size):
-            starts = tiles[first : first + self.batch_size]
-            batch = torch.stack([_cut(image, start, (x, y, z)) for start in starts])
-            yield starts, self._mirrored(network, batch)
+        Args:
+            network: As :meth:`probabilities`.
+            image: ``(channel, x, y, z)``; tiles of it are moved to ``device``.
+            outside: As :meth:`probabilities`.
+            mode: As :meth:`probabilities`.
+            device: Where the network is; ``None``: where the image is.
+        """
+        turned = _Turned(self, network, image, outside, device or image.device, mode)
+        memory = available_bytes(turned.device, self.memory_bytes)
+        done = 0
+        while done < turned.shape[0]:
+            try:
+                attempt = turned.slabs(memory, done)
+                # entered for each part anew: whoever takes it computes in a mode of their own
+                while (part := _next(attempt, mode(network))) is not None:
+                    start, values = part
+                    fresh = values[:, done - start :]
+                    done += fresh.shape[1]
+                    yield start + values.shape[1] - fresh.shape[1], fresh
+            except _OUT_OF_MEMORY as error:
+                memory //= 2
+                _log.warning("memory ran out (%s): going on with at most %.2f GiB for tiles", error, memory / 2**30)
 
-    def _mirrored(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Mean probabilities ``(tile, output, x, y, z)`` over the mirrored views."""
-        views = [c for n in range(len(self.mirror) + 1) for c in itertools.combinations(self.mirror, n)]
-        total: torch.Tensor | None = None
-        for view in views:
-            axes = tuple(axis + 2 for axis in view)
-            found = self._activate(self._logits(network, batch.flip(axes))).flip(axes)
-            total = found if total is None else total.add_(found)
-        assert total is not None
-        return total.div_(len(views)) if len(views) > 1 else total
+
+def _next(slabs: Slabs, mode: AbstractContextManager[None]) -> tuple[int, torch.Tensor] | None:
+    with mode, torch.inference_mode():
+        return next(slabs, None)
+
+
+class _Turned:
+    """A volume and a window with the slab axis first."""
+
+    def __init__(
+        self,
+        window: SlidingWindow,
+        network: nn.Module,
+        image: torch.Tensor,
+        outside: Sequence[float],
+        device: torch.device,
+        mode: Mode,
+    ) -> None:
+        axis = slab_axis(network)
+        order = _slab_first(axis)
+        self.device = device
+        self._window = window
+        self._network = network
+        self._image = image.movedim(axis + 1, 1)
+        self._outside = outside
+        self.shape = _shape(self._image.shape[1:])
+        self._patch = _shape([window.patch_size[a] for a in order])
+        self._tile = None if window.tile_size is None else _shape([window.tile_size[a] for a in order])
+        self._margin = _shape([window.margin[a] for a in order])
+        self._views = views(sorted(order.index(a) for a in window.mirror))
+        choice = window.choose(network, mode)
+        self._geometry = choice.geometry and choice.geometry.turned(order)
+        planar = isinstance(network, Planar)
+        neighbours = self._margin[0] if planar else 0
+        self._forward = Forward(network, window.precision, neighbours, as_it_is=mode is not evaluating)
+
+    def slabs(self, memory: int, done: int) -> Slabs:
+        """Probabilities from plane ``done`` on, perhaps from some planes before it, cropped to the volume."""
+        if self._geometry is None:
+            size, found = self._blended(memory)
+        else:
+            size, found = self._exact(self._geometry, memory, done)
+        first = _centred(size, self.shape)
+        y, z = (slice(a, a + n) for a, n in zip(first[1:], self.shape[1:], strict=True))
+        for start, values in found:
+            low, high = max(start, first[0]), min(start + values.shape[1], first[0] + self.shape[0])
+            if low < high:
+                yield low - first[0], values[:, low - start : high - start, y, z]
+
+    def _exact(self, geometry: Geometry, memory: int, done: int) -> tuple[Shape, Slabs]:
+        size = self.shape
+        if geometry.padded:  # else the margin surrounds it
+            larger = (max(n, p) for n, p in zip(size, self._patch, strict=True))
+            size = _shape([-(-n // s) * s for n, s in zip(larger, geometry.stride, strict=True)])
+        channels = self._image.shape[0]
+        job = Job(self._network, self._forward, geometry, self._margin, size, channels, len(self._views))
+        tiles = plan_exact(job, self._tile, memory).after(done + _centred(size, self.shape)[0], geometry.stride[0])
+        sources = self._sources(size)
+        return size, exact_slabs(self._forward, sources, geometry, self._margin, tiles, self._activate)
+
+    def _blended(self, memory: int) -> tuple[Shape, Slabs]:
+        window = self._window
+        wanted = self._tile or self._patch
+        size = _shape([max(n, t) for n, t in zip(self.shape, wanted, strict=True)])
+        channels = self._image.shape[0]
+        tile, batch = fit_blended(
+            self._network, self._forward, wanted, window.batch_size, self._margin, size, channels, memory
+        )
+        sources = self._sources(size)
+        return size, blended_slabs(self._forward, sources, tile, window.step, batch, self._margin, self._activate)
+
+    def _sources(self, size: Shape) -> list[Source]:
+        first, border = _centred(size, self.shape), self._window.border
+        return [Source(self._image, self._outside, border, size, first, self.device, view) for view in self._views]
 
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
-        if self.activation == "none":
+        if self._window.activation == "none":
             return logits
-        return torch.sigmoid(logits) if self.activation == "sigmoid" else torch.softmax(logits, dim=1)
-
-    def _logits(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        with torch.autocast(batch.device.type, dtype=reduced or torch.bfloat16, enabled=reduced is not None):
-            logits: torch.Tensor = network(batch)
-        return logits.float()
+        sigmoid = self._window.activation == "sigmoid"
+        return torch.sigmoid(logits) if sigmoid else torch.softmax(logits, dim=1)
 
 
-def _cut(image: torch.Tensor, start: Shape, size: Shape) -> torch.Tensor:
-    x, y, z = start
-    return image[:, x : x + size[0], y : y + size[1], z : z + size[2]].float()
+def _centred(size: Shape, shape: Shape) -> Shape:
+    return _shape([(m - n) // 2 for m, n in zip(size, shape, strict=True)])
 
 
-def surround(
-    image: torch.Tensor, before: Sequence[int], after: Sequence[int], outside: Sequence[float], border: Border
-) -> torch.Tensor:
-    """An image ``(channel, x, y, z)`` with ``before`` and ``after`` voxels more along each axis.
+def _shape(sizes: Sequence[int]) -> Shape:
+    x, y, z = sizes
+    return x, y, z
 
-    Args:
-        image: The image; it is given back as it is where nothing is added.
-        before: Voxels added in front along x, y, z.
-        after: Voxels added behind.
-        outside: Value of each channel there, for the border ``"constant"``.
-        border: ``"constant"`` or ``"mirror"``.
-    """
-    if not any(before) and not any(after):
-        return image
-    shape = image.shape[1:]
-    if border == "mirror":
-        for axis, (a, n, b) in enumerate(zip(before, shape, after, strict=True), start=1):
-            image = image.index_select(axis, torch.from_numpy(mirrored(-a, n + b, n)).to(image.device))
-        return image
-    larger = [a + n + b for a, n, b in zip(before, shape, after, strict=True)]
-    padded = torch.empty((image.shape[0], *larger), dtype=image.dtype, device=image.device)
-    padded[:] = torch.tensor(outside, dtype=image.dtype, device=image.device).reshape(-1, 1, 1, 1)
-    x, y, z = (slice(a, a + n) for a, n in zip(before, shape, strict=True))
-    padded[:, x, y, z] = image
-    return padded
+
+def slab_axis(network: nn.Module) -> int:
+    """The axis along which a network's answers are handed on: x, or what slices lie across."""
+    return network.axis if isinstance(network, Planar) else 0
+
+
+def _slab_first(axis: int) -> tuple[int, int, int]:
+    first, second, third = (axis, *(other for other in range(3) if other != axis))
+    return first, second, third

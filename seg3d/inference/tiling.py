@@ -29,29 +29,9 @@ def tile_starts(size: int, tile: int, step: float) -> list[int]:
     return [round(i * (size - tile) / (count - 1)) for i in range(count)] if count > 1 else [0]
 
 
-def aligned_starts(size: int, tile: int, stride: int) -> list[int]:
-    """First voxels of tiles that cover an axis and all lie at multiples of ``stride``; the last may reach beyond it.
-
-    A network that looks at nothing but a voxel's surroundings gives a voxel the same answer in every tile that is
-    shifted by a multiple of its stride: such tiles need no blending.
-
-    Source: Ronneberger et al., U-Net (MICCAI 2015), overlap-tile strategy.
-    """
-    if tile < stride:
-        raise ValueError(f"a tile is at least as large as the stride {stride}, got {tile}")
-    hop = tile // stride * stride
-    return list(range(0, max(1, size - tile + hop), hop))
-
-
 def tile_grid(shape: Shape, tile: Shape, step: float) -> list[Shape]:
     """First voxels (x, y, z) of all tiles of a volume, in a fixed order."""
     axes = [tile_starts(n, t, step) for n, t in zip(shape, tile, strict=True)]
-    return [(x, y, z) for x, y, z in itertools.product(*axes)]
-
-
-def aligned_grid(shape: Shape, tile: Shape, strides: Shape) -> list[Shape]:
-    """First voxels (x, y, z) of all tiles of a volume at multiples of the strides, in a fixed order."""
-    axes = [aligned_starts(n, t, s) for n, t, s in zip(shape, tile, strides, strict=True)]
     return [(x, y, z) for x, y, z in itertools.product(*axes)]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seg3d.models.blocks import CONVOLUTION, Blocks, check_features, check_size
+from seg3d.models.stages import Stages, flattened
 
 
 class ReducedUNet(nn.Module):
@@ -60,6 +61,15 @@ class ReducedUNet(nn.Module):
         self.up = nn.ModuleList(level(a + b, a) for a, b in reversed(pairs))
         self.head = CONVOLUTION[dims](features[0], outputs, kernel_size=1)
         self.apply(blocks.initialise)
+
+    def stages(self) -> Stages:
+        """The modules in the order of :meth:`forward`."""
+        return Stages(
+            tuple(flattened([level]) for level in self.down),
+            tuple((nn.Upsample(scale_factor=2.0),) for _ in self.up),
+            tuple(flattened([level]) for level in self.up),
+            (self.head,),
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits of a batch.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seg3d.models.blocks import CONVOLUTION, POOLING, TRANSPOSED, Blocks, check_features, check_size
+from seg3d.models.stages import Stages, flattened
 
 
 class UNet(nn.Module):
@@ -78,6 +79,15 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(blocks.level(2 * narrow, narrow) for narrow, _ in pairs)
         self.head = CONVOLUTION[dims](features[0], outputs, kernel_size=1)
         self.apply(blocks.initialise)
+
+    def stages(self) -> Stages:
+        """The modules in the order of :meth:`forward`."""
+        return Stages(
+            tuple(flattened([level] if number == 0 else [self.pool, level]) for number, level in enumerate(self.down)),
+            tuple(flattened([part]) for part in self.enlarge),
+            tuple(flattened([level]) for level in self.up),
+            (self.head,),
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits of a batch, smaller than it by twice the margin.

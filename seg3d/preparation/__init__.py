@@ -5,12 +5,13 @@ from seg3d.preparation.pipeline import (
     prepare_image,
     prepare_label,
     prepare_weights,
+    prepared_shape,
     refuse_oblique,
-    restore_class_probabilities,
     restore_label,
     restore_probability,
 )
 from seg3d.preparation.recipe import Crop, ForegroundCrop, Normalisation, Recipe, Separation
+from seg3d.preparation.resample import SlabResampler
 from seg3d.preparation.wayback import WayBack, turn_to_ras
 
 __all__ = [
@@ -20,12 +21,13 @@ __all__ = [
     "Prepared",
     "Recipe",
     "Separation",
+    "SlabResampler",
     "WayBack",
     "prepare_image",
     "prepare_label",
     "prepare_weights",
+    "prepared_shape",
     "refuse_oblique",
-    "restore_class_probabilities",
     "restore_label",
     "restore_probability",
     "turn_to_ras",

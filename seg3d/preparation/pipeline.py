@@ -69,7 +69,7 @@ def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
     whole = WayBack(source, turn, (0, 0, 0), grid.shape, grid.shape)
     start, shape = find_crop([whole.turned(channel) for channel in channels], grid, recipe.crop)
     cropped = grid.cropped(start, shape)
-    prepared = _prepared_shape(cropped, recipe)
+    prepared = prepared_shape(cropped, recipe)
     way_back = WayBack(source, turn, start, shape, prepared)
     steps = recipe.normalise * (len(channels) if len(recipe.normalise) == 1 else 1)
     image = np.empty((len(channels), *prepared), dtype=np.float16)
@@ -78,7 +78,8 @@ def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
     return Prepared(image, resampled_grid(cropped, prepared), way_back)
 
 
-def _prepared_shape(grid: Grid, recipe: Recipe) -> Shape:
+def prepared_shape(grid: Grid, recipe: Recipe) -> Shape:
+    """Voxels of a cropped RAS+ grid after it is resampled as the recipe says."""
     if recipe.size is not None:
         x, y, z = (own if wanted is None else wanted for own, wanted in zip(grid.shape, recipe.size, strict=True))
         return x, y, z
@@ -131,17 +132,3 @@ def restore_label(label: NDArray[Any], way_back: WayBack) -> NDArray[Any]:
 def restore_probability(values: NDArray[np.float32], way_back: WayBack, outside: float) -> NDArray[np.float32]:
     """A map ``(x, y, z)`` brought to the source's array; ``outside`` beyond the crop."""
     return way_back.whole(resample_probability(values, way_back.cropped), outside)
-
-
-def restore_class_probabilities(values: NDArray[np.float32], way_back: WayBack) -> NDArray[Any]:
-    """Index of the most probable class in the source's array, from ``(class, x, y, z)``; 0 outside the crop.
-
-    Only two classes are held on the source grid at a time.
-    """
-    best = resample_probability(values[0], way_back.cropped)
-    index = np.zeros(way_back.cropped, dtype=np.min_scalar_type(len(values)))
-    for number in range(1, len(values)):
-        share = resample_probability(values[number], way_back.cropped)
-        won = share > best
-        index[won], best[won] = number, share[won]
-    return way_back.whole(index, 0)

@@ -7,6 +7,7 @@ the shrink factor, so that no voxel of the source is skipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,7 @@ def cubic(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(a < 1, near, np.where(a < 2, far, 0.0))
 
 
+@lru_cache(maxsize=256)  # patches ask for the same ones again and again; they are small and never changed
 def axis_weights(old: int, new: int, kernel: Kernel, radius: float) -> sparse.csr_array:
     """Matrix ``(new, old)`` of interpolation weights along one axis; each row sums to 1, borders are repeated."""
     ratio = old / new
@@ -99,6 +101,43 @@ def axis_weights(old: int, new: int, kernel: Kernel, radius: float) -> sparse.cs
     matrix = sparse.coo_array((weights.ravel().astype(np.float32), (rows, columns)), shape=(new, old)).tocsr()
     matrix.eliminate_zeros()
     return matrix
+
+
+class SlabResampler:
+    """Maps resampled linearly while they come in along one axis, with no more of them held than the kernel needs.
+
+    Args:
+        old: Voxels of the maps, the axis along which they come first.
+        new: Voxels wanted, in the same order.
+
+    The answer is that of :func:`resample_probability` but for rounding.
+    """
+
+    def __init__(self, old: Shape, new: Shape) -> None:
+        first, *self._others = (
+            None if a == b else axis_weights(a, b, triangle, 1.0) for a, b in zip(old, new, strict=True)
+        )
+        self._first = first
+        self._held: NDArray[np.float32] | None = None
+        self._begin = 0  # first plane that is held
+        self._done = 0  # planes given
+        if first is not None:
+            rows = np.split(first.indices, first.indptr[1:-1])
+            self._needs = np.array([[row.min(), row.max() + 1] for row in rows])
+
+    def feed(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next planes wanted, perhaps none, ``(map, planes, y, z)``, after these of ``(map, planes, y, z)``."""
+        fine = np.stack([_apply(one, [None, *self._others]) for one in planes])
+        if self._first is None:
+            return fine
+        held = fine if self._held is None else np.concatenate([self._held, fine], axis=1)
+        end = self._begin + held.shape[1]
+        stop = self._done + int(np.searchsorted(self._needs[self._done :, 1], end, side="right"))
+        chosen = self._first[self._done : stop, self._begin : end]
+        found = np.stack([(chosen @ one.reshape(len(one), -1)).reshape(-1, *one.shape[1:]) for one in held])
+        keep = int(self._needs[stop, 0]) if stop < len(self._needs) else end
+        self._held, self._begin, self._done = held[:, keep - self._begin :].copy(), keep, stop
+        return found
 
 
 def _along_axes(values: NDArray[np.float32], shape: Shape, kernel: Kernel, radius: float) -> NDArray[np.float32]:

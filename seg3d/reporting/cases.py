@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seg3d.reporting.figures import worst_median_best, worst_median_best_figure
+from seg3d.reporting.figures import FigureCase, worst_median_best, worst_median_best_figure
 from seg3d.reporting.loading import CaseFiles, image_of, load_case
 
 
@@ -24,25 +24,58 @@ def save_worst_median_best(
     Raises:
         DataError: A scan is not there.
     """
-    rows = {row["case"]: row for row in summary["metric_per_case"]}
-    scores = {case: _mean_dice(row) for case, row in rows.items()}
-    # where no case is defined, the first ones are shown
-    chosen = [case for _, case in worst_median_best(scores)] or sorted(rows)[:3]
     names = {int(value): str(entry["name"]) for value, entry in summary["per_label"].items()}
-    files = {case: _files(rows[case], image_of(images, case)) for case in dict.fromkeys(chosen)}
-    cases = [load_case(files[case], names, score=scores[case], window=window) for case in files]
+    scores = {row["case"]: mean_dice(row) for row in summary["metric_per_case"]}
+    cases = load_worst_median_best(summary, scores, lambda case: image_of(images, case), names, window=window)
     return worst_median_best_figure(cases, path)
 
 
-def _mean_dice(row: Mapping[str, Any]) -> float | None:
+def load_worst_median_best(
+    summary: Mapping[str, Any],
+    scores: Mapping[str, float | None],
+    find_image: Callable[[str], Path],
+    names: Mapping[int, str],
+    *,
+    ignore_label: int | None = None,
+    window: tuple[float, float] | None = None,
+    find_map: Callable[[str], Path] = Path,
+) -> list[FigureCase]:
+    """The worst, median and best case of an evaluation, read; the first three where none has a score.
+
+    Args:
+        summary: What :func:`seg3d.evaluate` gave.
+        scores: By case, what ranks them.
+        find_image: The scan of a case.
+        names: Label value -> name, without background and the ignored one.
+        ignore_label: Value of the reference that counts nowhere.
+        window: Grey values drawn black and white; percentiles of each image where ``None``.
+        find_map: Where a label map that the summary names lies now.
+
+    Raises:
+        DataError: A scan or label map is not there, or does not fit.
+    """
+    rows = {row["case"]: row for row in summary["metric_per_case"]}
+    # where no case is defined, the first ones are shown
+    chosen = [case for _, case in worst_median_best(scores)] or sorted(rows)[:3]
+    files = {case: _files(rows[case], find_image(case), find_map) for case in dict.fromkeys(chosen)}
+    return [
+        load_case(files[case], names, ignore_label=ignore_label, score=scores[case], window=window) for case in files
+    ]
+
+
+def mean_dice(row: Mapping[str, Any]) -> float | None:
+    """Mean Dice of a case over its labels where it is defined; ``None`` where it is nowhere.
+
+    Args:
+        row: One of the summary's ``metric_per_case``.
+    """
     dice = [metrics["Dice"] for metrics in row["metrics"].values() if metrics["Dice"] is not None]
     return sum(dice) / len(dice) if dice else None
 
 
-def _files(row: Mapping[str, Any], image: Path) -> CaseFiles:
-    reference = row["reference_file"]
-    prediction = Path(row["prediction_file"])
+def _files(row: Mapping[str, Any], image: Path, find_map: Callable[[str], Path]) -> CaseFiles:
+    reference, prediction = row["reference_file"], find_map(row["prediction_file"])
     # a case that is declared negative has no label map
     return CaseFiles(
-        str(row["case"]), image, prediction, None if reference is None else Path(reference), reference is None
+        str(row["case"]), image, prediction, None if reference is None else find_map(reference), reference is None
     )

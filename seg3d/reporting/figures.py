@@ -126,12 +126,20 @@ def worst_median_best_figure(cases: Sequence[FigureCase], path: Path) -> Path:
     Raises:
         ValueError: No cases, or two of the same name.
     """
+    return _rows_figure(worst_median_best_rows(cases), path)
+
+
+def worst_median_best_rows(cases: Sequence[FigureCase]) -> list[tuple[str, FigureCase]]:
+    """``(role, case)`` of :func:`worst_median_best_figure`, for :func:`rows_figure`.
+
+    Raises:
+        ValueError: No cases, or two of the same name.
+    """
     by_name = {case.name: case for case in cases}
     if not cases or len(by_name) != len(cases):
         raise ValueError(f"cases are at least one and differ in name, got {[case.name for case in cases]}")
     chosen = worst_median_best({case.name: case.score for case in cases})
-    rows = [(role, by_name[name]) for role, name in chosen] or [("", case) for case in cases[:3]]
-    return _rows_figure(rows, path)
+    return [(role, by_name[name]) for role, name in chosen] or [("", case) for case in cases[:3]]
 
 
 def geometry_figure(

@@ -89,7 +89,7 @@ def load_case(
     """
     picture = read_header(files.image).format == "picture"
     scan = read_volume(files.image)
-    image, _ = canonical(Volume(_one_channel(scan.data, picture), scan.grid))
+    image, _ = canonical(Volume(one_channel(scan.data, picture), scan.grid))
     known: tuple[int | None, ...] = () if label_names is None else (0, *label_names)
     prediction = _labels(files.prediction, image, known)  # which never holds the ignored label
     reference = _labels(files.reference, image, (*known, ignore_label) if known else ())
@@ -135,7 +135,8 @@ def _labels(path: Path | None, image: Volume, declared: Collection[int | None]) 
     return data
 
 
-def _one_channel(data: NDArray[Any], picture: bool) -> NDArray[Any]:
+def one_channel(data: NDArray[Any], picture: bool) -> NDArray[Any]:
+    """The channel ``(1, x, y, z)`` that is drawn: the first, and of a picture in colours their brightness."""
     if picture and data.shape[0] == 3:
         brightness: NDArray[Any] = np.einsum("c,cxyz->xyz", _LUMA, data.astype(np.float32))[np.newaxis]
         return brightness

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from seg3d.keyed import keyed
 from seg3d.sampling.patches import Patch, PatchReader
 from seg3d.sampling.plan import EpochPlan, SamplingPlan
+from seg3d.sampling.prefetch import in_order
 from seg3d.volume import Shape
 
 Batch = dict[str, Any]
@@ -75,6 +76,7 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         patch_size: Voxels along x, y, z.
         num_workers: Worker processes that draw, read and augment.
         persistent_workers: Keep them between epochs.
+        threads: Threads that do so instead of processes; 0: none.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         patch_size: Shape,
         num_workers: int = 0,
         persistent_workers: bool = True,
+        threads: int = 0,
     ) -> None:
         self._keys = _EpochKeys()
+        self._threads = threads
         self._skip = 0
         self._fills = 0
         self._loader = self._build_loader(visits, max_length, num_workers, persistent_workers)
@@ -145,7 +149,11 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         self.patches_list = [self.patches_list[i] for i in rng.permutation(len(self.patches_list))]
 
     def _get_subjects_iterable(self) -> Iterator[list[Patch]]:
-        return iter(self._loader)
+        if not self._threads:
+            return iter(self._loader)
+        # while one fill is used up, the next is read
+        ahead = -(-self.max_length // self.subjects_dataset.plan.patches_per_visit)
+        return in_order(self.subjects_dataset.__getitem__, self._keys, self._threads, max(2, ahead))
 
     def _build_loader(
         self, visits: VisitDataset, max_length: int, num_workers: int, persistent: bool

@@ -66,6 +66,7 @@ class Recorder(pl.Callback):
         self._progress = Progress()
         self._pending: list[tuple[dict[str, Any], torch.Tensor]] = []
         self._started = 0.0
+        self._waited = 0.0
         self._validated = False
         self._learning_rate = math.nan
 
@@ -85,13 +86,14 @@ class Recorder(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the time of an epoch that was interrupted; a run that had come to its end trains no further."""
         self._started = time.perf_counter() - self._progress.epoch_seconds
+        self._waited = self._progress.waited_seconds
         trainer.should_stop = trainer.should_stop or self._is_over
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin an epoch."""
         self._progress.begin(trainer.current_epoch)
         self._pending, self._validated = [], False
-        self._started = time.perf_counter()
+        self._started, self._waited = time.perf_counter(), 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -109,6 +111,7 @@ class Recorder(pl.Callback):
         done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
+        done.waited_seconds = self._waited + _seconds_waited(trainer)
         if trainer.progress_bar_callback is not None:
             rate = len(done.centres) / done.epoch_seconds
             pl_module.log("patches/s", rate, prog_bar=True, logger=False, batch_size=1)
@@ -209,6 +212,7 @@ class Recorder(pl.Callback):
             "learning_rate": self._learning_rate,
             "seconds": done.epoch_seconds,
             "patches_per_second": len(done.centres) * trainer.world_size / done.epoch_seconds,
+            "data_wait_share": done.waited_seconds / done.epoch_seconds,
             "val_dice": mean_dice(module.scores) if self._validated else math.nan,
         }
         for value, name in self._labels.items():
@@ -231,6 +235,11 @@ def generator_sha256() -> str:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     return sha256_tensors(states)
+
+
+def _seconds_waited(trainer: pl.Trainer) -> float:
+    """Seconds that the steps of this epoch have waited for their batches."""
+    return float(getattr(trainer.train_dataloader, "waited", 0.0))
 
 
 def _of_all_ranks(trainer: pl.Trainer, centres: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ class Progress:
         losses: Their losses.
         centres: Case and voxel of every patch in them.
         epoch_seconds: Time spent on them.
+        waited_seconds: How much of it was waiting for data.
         seconds: Time spent on the epochs before.
         best_score: Best validation Dice so far.
         best_step: Optimiser steps done then.
@@ -31,6 +32,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     centres: list[tuple[Any, ...]] = field(default_factory=list)
     epoch_seconds: float = 0.0
+    waited_seconds: float = 0.0
     seconds: float = 0.0
     best_score: float | None = None
     best_step: int = -1
@@ -40,7 +42,8 @@ class Progress:
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch."""
-        self.epoch, self.batches, self.losses, self.centres, self.epoch_seconds = epoch, 0, [], [], 0.0
+        self.epoch, self.batches, self.losses, self.centres = epoch, 0, [], []
+        self.epoch_seconds, self.waited_seconds = 0.0, 0.0
 
     def end(self) -> None:
         """End the epoch that is under way."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import random
 import secrets
 from dataclasses import dataclass
@@ -14,10 +12,9 @@ import numpy as np
 import torch
 
 from seg3d.keyed import derived_seed
+from seg3d.training.memory import keep_freed_memory
 
 Mode = Literal["deterministic", "seeded", "random"]
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -74,16 +71,3 @@ def choose_cublas_workspace() -> None:
 def chance_seed() -> int:
     """A seed from the operating system's entropy, for runs that are meant to differ."""
     return secrets.randbits(62)
-
-
-def keep_freed_memory() -> bool:
-    """Raise glibc's thresholds for giving memory back to the kernel; whether that was possible.
-
-    Large arrays are allocated and freed at every step; by default each is a fresh mapping whose pages are faulted in
-    anew. Only glibc has ``mallopt``.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL("libc.so.6", use_errno=True)
-    large = 1 << 30
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, large) and libc.mallopt(_M_TRIM_THRESHOLD, large))

@@ -96,6 +96,21 @@ class RunFolder:
         """A line for each time that the run was continued."""
         return self.path / "resumed.jsonl"
 
+    @property
+    def verified(self) -> Path:
+        """A line for each time that the run was computed again."""
+        return self.path / "verified.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """A line for each time that its predictions were scored: where the scores lie."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all this."""
+        return self.path / "report.html"
+
     def changes(self) -> list[str]:
         """What had changed in config, data or code when the run was continued all the same; empty as a rule."""
         if not self.resumed.exists():

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
+
+_IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
+    "auto": {},
+    "loop": {"foreach": False, "fused": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
 
 
 def build_optimizer(
@@ -16,6 +24,7 @@ def build_optimizer(
     weight_decay: float,
     momentum: float,
     nesterov: bool,
+    implementation: str = "auto",
 ) -> torch.optim.Optimizer:
     """AdamW or SGD; weight decay leaves biases and normalisation alone.
 
@@ -26,14 +35,19 @@ def build_optimizer(
         weight_decay: Decoupled (AdamW) or L2 (SGD).
         momentum: Of SGD.
         nesterov: Of SGD.
+        implementation: ``"loop"`` over the parameters, ``"foreach"`` (all at once, the same bits on the CPU),
+            ``"fused"`` (one kernel, which rounds differently) or ``"auto"``, torch's own choice for the device.
     """
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if implementation not in _IMPLEMENTATIONS:
+        raise ValueError(f"implementation is {' or '.join(_IMPLEMENTATIONS)}, got {implementation!r}")
+    how: dict[str, Any] = _IMPLEMENTATIONS[implementation]
     if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate)
+        return torch.optim.AdamW(groups, lr=learning_rate, **how)
     if kind == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov and momentum > 0)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=nesterov and momentum > 0, **how)
     raise ValueError(f"kind is adamw or sgd, got {kind!r}")
 
 

@@ -129,6 +129,18 @@ def continue_tracking(uri: str, run_id: str) -> Tracker:
     return Tracker(client, run_id)
 
 
+def attach(uri: str, run_id: str, paths: Sequence[Path]) -> None:
+    """Log files to an MLflow run that goes on or has ended, and leave its state as it is.
+
+    Raises:
+        MlflowException: The server, or the run on it, is not there.
+    """
+    from mlflow import MlflowClient
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    Tracker(MlflowClient(tracking_uri=uri), run_id).log_files(paths)
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, keys joined by dots; lists stay as they are."""
     flat: dict[str, Any] = {}

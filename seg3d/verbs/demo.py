@@ -53,7 +53,7 @@ def demo(
     print(format_summary(summary))
     _tell_where(
         {"phantoms": folder / "data", "store": folder / "store", "run": run, "label maps": folder / "predictions"}
-        | {"scores": summary_path, "figure": figure, "MLflow": settings.tracking.uri}
+        | {"scores": summary_path, "figure": figure, "report": run / "report.html", "MLflow": settings.tracking.uri}
     )
     return summary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from seg3d.io import (
     read_label_map,
 )
 from seg3d.metrics import LabelScore, format_summary, score_case, summarise
+from seg3d.training.run_folder import open_run_folder
 from seg3d.verbs.extra_scores import (
     Extras,
     Wanted,
@@ -45,6 +46,7 @@ from seg3d.verbs.region_scores import (
     score_regions,
     shown_names,
 )
+from seg3d.verbs.report import report_scores
 
 __all__ = ["evaluate", "format_summary"]
 
@@ -95,6 +97,9 @@ def evaluate(
     tolerance_mm: float = 2.0,
     subset: bool = False,
     cells: str | None = None,
+    run: Path | str | None = None,
+    report: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The summary written at ``output``, in nnU-Net's shape with more in it; a CSV of all scores lies beside it.
 
@@ -106,6 +111,10 @@ def evaluate(
         subset: Score what was predicted, even if there are more references.
         cells: Value or name of the label that is the inside of cells, everything else being membrane: also give the
             Rand and information scores of the ISBI 2012 challenge.
+        run: The run that predicted, whose ``report.html`` is made anew; by default it is looked for around the
+            predictions and their config, and there is no report where it is not found.
+        report: Whether to make it.
+        tell: Called with where the report is.
 
     Probability maps in the folder ``probabilities`` beside the predictions give the pooled soft Dice, and the cell
     scores at several thresholds.
@@ -113,10 +122,13 @@ def evaluate(
     Raises:
         FaultsError: A case has no partner, lies on another grid, or cannot be read; nothing is written.
         DataError: There is nothing to score.
+        RunError: ``run`` is no run folder.
         ConfigError: The output cannot be the summary's file.
     """
     found, target = Path(predictions), Path(output)
     _refuse_output(target)
+    if run is not None:
+        open_run_folder(Path(run))
     references = _references(Path(labels))
     pairs = _pairs(_predictions(found), references, found.is_file() and _is_label_map(Path(labels)), subset)
     manifest = read_manifest(found)
@@ -141,6 +153,8 @@ def evaluate(
             row["cells"] = cells_of_case(extras[row["case"]])
     write_text(target.with_suffix(".csv"), _table(all_rows(summary)))
     write_json(target, summary)
+    if report:
+        report_scores(found, Path(labels), target, None if run is None else Path(run), tell)
     return summary
 
 

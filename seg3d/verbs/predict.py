@@ -22,6 +22,7 @@ from seg3d.inference.ensemble import McDropout
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.predictor import Predictor
 from seg3d.io import answer_name, image_stem, read_header, read_image, write_like
+from seg3d.training.memory import kept_memory
 from seg3d.training.outcome import chosen_checkpoint, read_weights
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
@@ -94,13 +95,14 @@ def predict(
     target = Path(output)
     _refuse_overwriting_inputs(scans, target)
     written, faults = [], []
-    for number, scan in enumerate(scans, start=1):
-        try:
-            written.append(_predict_scan(predictor, scan, target, config.predict.probabilities))
-            tell(f"{number}/{len(scans)} {scan.name}")
-        except Seg3dError as error:
-            faults.append(Fault(scan.name, "not_predicted", str(error)))
-            tell(f"{number}/{len(scans)} {scan.name}: failed")
+    with kept_memory(config.reproducibility.keep_memory):
+        for number, scan in enumerate(scans, start=1):
+            try:
+                written.append(_predict_scan(predictor, scan, target, config.predict.probabilities))
+                tell(f"{number}/{len(scans)} {scan.name}")
+            except Seg3dError as error:
+                faults.append(Fault(scan.name, "not_predicted", str(error)))
+                tell(f"{number}/{len(scans)} {scan.name}: failed")
     _write_manifest(target, members, predictor.mc_dropout, [scan for scan in scans if target / scan.name in written])
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", faults)

@@ -66,7 +66,9 @@ class Store:
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class PrepareJob:
+    """A case to be prepared: what :func:`prepare_case` needs."""
+
     case: Case
     path: Path
     recipe: Recipe
@@ -95,10 +97,10 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
     """
     config = as_config(config, overrides)
     dataset = build_dataset(config)
-    _refuse_unsound(dataset)
+    refuse_unsound(dataset)
     recipe = build_recipe(config, len(dataset.channels))
     folder = Path(config.data.store)
-    jobs = _jobs(dataset, recipe, folder)
+    jobs = prepare_jobs(dataset, recipe, folder)
     _run([job for job in jobs if not _is_done(job)], config.prepare.workers, progress)
     store = Store(
         path=folder,
@@ -114,7 +116,13 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
     return store
 
 
-def _refuse_unsound(dataset: Dataset) -> None:
+def refuse_unsound(dataset: Dataset) -> None:
+    """Refuse a dataset that cannot be prepared.
+
+    Raises:
+        FaultsError: Its layout has faults.
+        DataError: It has no cases or declares no labels.
+    """
     if dataset.faults:
         raise FaultsError(f"the dataset {dataset.source} cannot be used", dataset.faults)
     if not dataset.cases:
@@ -137,7 +145,13 @@ def refuse_unlabelled(dataset: Dataset) -> None:
         )
 
 
-def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:
+def prepare_jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[PrepareJob]:
+    """What is to be done for each case of a dataset; the store folder is made, the source files are digested.
+
+    Raises:
+        FaultsError: Files are missing.
+        StoreError: The folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -153,7 +167,7 @@ def _jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[_Job]:
             sources = {_source_name(file, dataset): digests.sha256(file) for file in files}
             path = stored_path(folder, case.case_id)
             channels = len(dataset.channels)
-            jobs.append(_Job(case, path, recipe, channels, dataset.labels, dataset.ignore_label, sources))
+            jobs.append(PrepareJob(case, path, recipe, channels, dataset.labels, dataset.ignore_label, sources))
     if missing:
         raise FaultsError("files of the dataset are missing", missing)
     digests.save()
@@ -166,7 +180,7 @@ def _source_name(file: Path, dataset: Dataset) -> str:
     return os.path.relpath(file, root)
 
 
-def _is_done(job: _Job) -> bool:
+def _is_done(job: PrepareJob) -> bool:
     if not job.path.exists():
         return False
     try:
@@ -183,7 +197,7 @@ def _is_done(job: _Job) -> bool:
     )
 
 
-def _run(jobs: Sequence[_Job], workers: int | None, progress: bool) -> None:
+def _run(jobs: Sequence[PrepareJob], workers: int | None, progress: bool) -> None:
     faults: list[Fault] = []
     for job, error in _progress(_outcomes(jobs, workers or os.cpu_count() or 1), len(jobs), progress):
         if error is not None:
@@ -192,20 +206,21 @@ def _run(jobs: Sequence[_Job], workers: int | None, progress: bool) -> None:
         raise FaultsError(f"{len(faults)} of {len(jobs)} cases could not be prepared", sorted(faults))
 
 
-def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, Seg3dError | None]]:
+def _outcomes(jobs: Sequence[PrepareJob], workers: int) -> Iterator[tuple[PrepareJob, Seg3dError | None]]:
     """Each job and what went wrong with it, as they end."""
     if min(workers, len(jobs)) <= 1:
         for job in jobs:
-            yield job, _prepare_case(job)
+            yield job, prepare_case(job)
         return
     # forked workers would inherit the locks of torch's and HDF5's threads
     with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_prepare_case, job): job for job in jobs}
+        running = {pool.submit(prepare_case, job): job for job in jobs}
         for future in as_completed(running):
             yield running[future], future.result()
 
 
-def _prepare_case(job: _Job) -> Seg3dError | None:
+def prepare_case(job: PrepareJob) -> Seg3dError | None:
+    """Prepare and store one case; what went wrong is given back, and then nothing is stored."""
     try:
         images = read_image(job.case.images, job.channels)
         prepared = prepare_image(images, job.recipe)
@@ -237,7 +252,7 @@ def _prepare_case(job: _Job) -> Seg3dError | None:
     return None
 
 
-def _label(job: _Job, grid: Grid) -> Volume | None:
+def _label(job: PrepareJob, grid: Grid) -> Volume | None:
     """The label map of a case; one that is declared to hold no foreground is all background."""
     path = job.case.label
     if path is not None:
@@ -248,8 +263,8 @@ def _label(job: _Job, grid: Grid) -> Volume | None:
 
 
 def _progress(
-    outcomes: Iterator[tuple[_Job, Seg3dError | None]], total: int, shown: bool
-) -> Iterator[tuple[_Job, Seg3dError | None]]:
+    outcomes: Iterator[tuple[PrepareJob, Seg3dError | None]], total: int, shown: bool
+) -> Iterator[tuple[PrepareJob, Seg3dError | None]]:
     if not shown or total == 0:
         yield from outcomes
         return

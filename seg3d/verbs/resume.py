@@ -121,7 +121,10 @@ def _note(
     tell: Callable[[str], None],
 ) -> None:
     """Tell and write down where the run goes on and what is different from when it began."""
-    environment = differences(read_json(folder.environment), describe_environment())
+    here = describe_environment()
+    # how it reads ahead is chosen anew and changes no bit
+    recorded = {key: value for key, value in read_json(folder.environment).items() if key in here}
+    environment = differences(recorded, here)
     record: dict[str, Any] = {
         "checkpoint": None if checkpoint is None else checkpoint.path.name,
         "epoch": progress.epoch,

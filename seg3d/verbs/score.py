@@ -38,8 +38,14 @@ def score_test_cases(run: Path | str, tell: Callable[[str], None] = lambda _: No
         # the last bits of a probability depend on the threads
         build.build_reproducibility(config).apply(config.seed)
         predict(folder.path, output=folder.test, split="test", tell=tell)
-        tolerance = config.evaluate.tolerance_mm
-        return evaluate(folder.test, folder.config, folder.test_scores, tolerance_mm=tolerance, subset=True)
+        return evaluate(
+            folder.test,
+            folder.config,
+            folder.test_scores,
+            tolerance_mm=config.evaluate.tolerance_mm,
+            subset=True,
+            run=folder.path,
+        )
 
 
 def _refuse_unready(folder: RunFolder) -> None:

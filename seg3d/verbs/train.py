@@ -23,14 +23,20 @@ from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.checkpoints import load_plain
+from seg3d.training.data import PatchDataModule
 from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
 from seg3d.training.fit import fit, make_trainer
+from seg3d.training.memory import describe_allocator, kept_memory
 from seg3d.training.outcome import read_metrics, read_progress, summarise
 from seg3d.training.progress import Progress
 from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json
 from seg3d.training.tracking import EpochMirror, Tracker, continue_tracking, start_tracking
 from seg3d.verbs.prepare import Store, prepare
+from seg3d.verbs.report import draw_report
+
+# files of a run folder that MLflow gets, beside figures
+_DOCUMENTS = (".json", ".yaml", ".csv", ".jsonl", ".patch", ".html")
 
 
 def say(text: str) -> None:
@@ -100,7 +106,7 @@ def begin(
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
-    _steps_per_epoch(config)
+    steps_per_epoch(config)
     store = prepare(config)
     split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
@@ -113,10 +119,10 @@ def begin(
     if config.train.precision == "bf16" and not has_fast_bf16(build.device_type(config)):
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
     build.build_reproducibility(config).apply(config.seed)
-    _refuse_unfit(config, store, split)
+    prefetch = _refuse_unfit(config, store, split).prefetch
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
     earlier = latest_run(target.path.parent, config.name)
-    _create(target, config, store, split, earlier, tell)
+    _create(target, config, store, split, earlier, tell, prefetch)
     job = Job(config, target, store, split)
     if config.tracking.enabled:
         _start_tracking(job, tags or {})
@@ -124,7 +130,12 @@ def begin(
 
 
 def carry_out(
-    job: Job, tell: Callable[[str], None] = say, *, checkpoint: Path | None = None, stop_after: int | None = None
+    job: Job,
+    tell: Callable[[str], None] = say,
+    *,
+    checkpoint: Path | None = None,
+    stop_after: int | None = None,
+    report: bool = True,
 ) -> dict[str, Any]:
     """Train and give what ``result.json`` then holds.
 
@@ -133,25 +144,29 @@ def carry_out(
         tell: Called with a line for each epoch; a function that can be pickled.
         checkpoint: Continue from it.
         stop_after: Epochs after which it stops, however many are planned.
+        report: Also make the run's page.
     """
     progress = Progress() if checkpoint is None else read_progress(load_plain(checkpoint))
     started = time.perf_counter()
-    with _tracked(job) as tracker:
+    with kept_memory(job.config.reproducibility.keep_memory), _tracked(job) as tracker:
         _fit(job, tracker, tell, progress, checkpoint, stop_after)
         seconds = progress.seconds + progress.epoch_seconds + time.perf_counter() - started
         identity = job.folder.identity
         result = summarise(job.folder) | identity | {"seconds": seconds, "changed": job.folder.changes()}
         write_json(job.folder.result, result)
+        if report:
+            draw_report(job.folder, tell)
     return result
 
 
-def _refuse_unfit(config: Config, store: Store, split: Split) -> None:
+def _refuse_unfit(config: Config, store: Store, split: Split) -> PatchDataModule:
     """Tell what does not fit the data, and what this machine cannot do, before a run folder is made."""
     counted = counted_labels(store)
     build.build_weighted_loss(config, counted, store.ignore_label, store.regions)
-    build.build_data(config, store.select(split.train), (), counted)
+    data = build.build_data(config, store.select(split.train), (), counted)
     build.build_clean_up(config, store.labels)
     make_trainer(build.build_fit_settings(config))
+    return data
 
 
 def _name(config: Config, store: Store, split: Split) -> str:
@@ -188,6 +203,7 @@ def _create(
     split: Split,
     earlier: RunFolder | None,
     tell: Callable[[str], None],
+    prefetch: str,
 ) -> None:
     data = data_record(store)
     if earlier is not None:
@@ -198,7 +214,11 @@ def _create(
             tell("\n".join(f"  {line}" for line in changed))
     documents: dict[str, Any] = {
         "splits.json": split.as_dict(),
-        "environment.json": describe_environment(),
+        "environment.json": describe_environment()
+        | {
+            "prefetch": {"mode": prefetch, "workers": config.data.num_workers},
+            "allocator": describe_allocator(config.reproducibility.keep_memory),
+        },
         "data.json": data,
         "model.json": {
             "channels": list(store.channels),
@@ -221,7 +241,7 @@ def _fit(
     checkpoint: Path | None,
     stop_after: int | None,
 ) -> None:
-    config, store, split = job.config, job.store, job.split
+    config, store, split = _with_prefetch(job), job.store, job.split
     counted = counted_labels(store)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
@@ -230,7 +250,7 @@ def _fit(
         len(store.channels),
         counted,
         store.ignore_label,
-        steps=_steps_per_epoch(config) * config.train.max_epochs,
+        steps=steps_per_epoch(config) * config.train.max_epochs,
         seed=None if config.reproducibility.mode == "random" else config.seed,
         regions=store.regions,
     )
@@ -250,12 +270,20 @@ def _fit(
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
+def _with_prefetch(job: Job) -> Config:
+    """The config with what reads ahead as it was measured when the run began."""
+    data, recorded = job.config.data, read_json(job.folder.environment).get("prefetch")
+    if data.prefetch != "auto" or recorded is None:  # older runs have no record
+        return job.config
+    return job.config.model_copy(update={"data": data.model_copy(update={"prefetch": recorded["mode"]})})
+
+
 def counted_labels(store: Store) -> dict[str, int]:
     """Label values by name, without the ignored one."""
     return {name: value for name, value in store.labels.items() if value != store.ignore_label}
 
 
-def _steps_per_epoch(config: Config) -> int:
+def steps_per_epoch(config: Config) -> int:
     """Optimiser steps of an epoch.
 
     Raises:
@@ -305,7 +333,7 @@ def _tracked(job: Job) -> Iterator[Tracker | None]:
         tracker.end("FAILED")
         raise
     path = job.folder.path
-    documents = [p for p in sorted(path.iterdir()) if p.suffix in (".json", ".yaml", ".csv", ".jsonl", ".patch")]
+    documents = [p for p in sorted(path.iterdir()) if p.suffix in _DOCUMENTS]
     tracker.log_files(documents)
     tracker.log_files(sorted(job.folder.figures.glob("*.png")), "figures")
     tracker.end()

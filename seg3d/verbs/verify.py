@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from seg3d.atomic import append_line
 from seg3d.auditing.differences import RunDifference, compare_runs
 from seg3d.cases import Split
 from seg3d.config import load_config
@@ -17,6 +20,7 @@ from seg3d.training.outcome import summarise
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 from seg3d.training.trace import read_trace
 from seg3d.verbs.prepare import prepare
+from seg3d.verbs.report import draw_report
 from seg3d.verbs.resume import refusal, what_changed
 from seg3d.verbs.train import begin, carry_out, say
 
@@ -58,8 +62,30 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="seg3d-verify-") as temporary:
         again = (keep or Path(temporary)) / folder.path.resolve().name
         job = begin(config, tell, again, split=Split.from_dict(read_json(folder.splits)))
-        carry_out(job, tell, stop_after=epochs)
-        return compare_runs(folder, RunFolder(again), epochs=epochs)
+        carry_out(job, tell, stop_after=epochs, report=False)
+        found = compare_runs(folder, RunFolder(again), epochs=epochs)
+    _note(folder, found, changed, tell)
+    if folder.report.exists():
+        draw_report(folder, tell)
+    return found
+
+
+def _note(folder: RunFolder, found: RunDifference, changed: list[str], tell: Callable[[str], None]) -> None:
+    """Write down what was found; the hash says up to where of the trace, so that a later change is noticed."""
+    compared = [record for record in read_trace(folder.trace) if record["epoch"] < found.epochs]
+    record = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identical": found.identical,
+        "epochs": found.epochs,
+        "steps": found.steps,
+        "trace_sha256": compared[-1]["hash"] if compared else None,
+        "changed": changed,
+        "environment": sorted(found.environment),
+    }
+    try:
+        append_line(folder.verified, json.dumps(record, sort_keys=True))
+    except OSError as error:  # perhaps a run that others keep
+        tell(f"NOTE: the run does not learn that it was verified: {error}")
 
 
 def _refuse_damaged(folder: RunFolder) -> None:

@@ -1,0 +1,84 @@
+"""How much memory a computation holds at once, found without computing anything.
+
+Tensors on torch's ``meta`` device have shapes but no values. A network that is run on them allocates, in its own order,
+what it would allocate; counting that takes milliseconds for a tile of any size.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from seg3d.inference.forward import Forward
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside the block that are in use, and the most there have been."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._held: dict[int, tuple[int, int]] = {}  # of each storage: bytes, tensors that share it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for value in tree_leaves(found):
+            if isinstance(value, torch.Tensor):
+                self._add(value)
+        return found
+
+    def _add(self, value: torch.Tensor) -> None:
+        storage = value.untyped_storage()
+        size, count = self._held.get(storage._cdata, (storage.nbytes(), 0))
+        self._held[storage._cdata] = size, count + 1
+        if not count:
+            self._live += size
+            self.peak = max(self.peak, self._live)
+        weakref.finalize(value, self._gone, storage._cdata)
+
+    def _gone(self, key: int) -> None:
+        size, count = self._held.pop(key)
+        if count > 1:
+            self._held[key] = size, count - 1
+        else:
+            self._live -= size
+
+
+def on_meta(network: nn.Module) -> nn.Module:
+    """A copy of a network without values."""
+    return copy.deepcopy(network).to("meta")
+
+
+@torch.inference_mode()
+def pass_bytes(forward: Forward, shape: tuple[int, int, int, int], chunk: int | None) -> tuple[int, int]:
+    """Bytes that a pass holds at once beside the weights and the volume, and the number of outputs.
+
+    The kernels' own scratch space is not seen.
+
+    Args:
+        forward: Of a network :func:`on_meta`.
+        shape: Channels and voxels of the tile that the network is given, the slab axis first.
+        chunk: Planes at a time; ``None``: the tile is computed in one piece.
+    """
+    channels, total, y, z = shape
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        return torch.empty((1, channels, stop - start, y, z), device="meta")
+
+    with _Live() as live:
+        if chunk is None:
+            outputs = forward.tile(read(0, total)).shape[1]
+        else:
+            for part in forward.parts(
+                lambda a, b: torch.empty((1, channels, b - a, y, z), device="meta"), total, chunk
+            ):
+                outputs = part.shape[1]
+                del part
+    return live.peak, outputs

@@ -1,0 +1,129 @@
+"""The forecast of a study: exact where it can be counted, measured where it cannot, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study import make_study
+from typer.testing import CliRunner
+
+import seg3d
+from seg3d.cases import Case
+from seg3d.cli import app
+from seg3d.config import load_config
+from seg3d.errors import Seg3dError
+from seg3d.forecast.sizes import CaseSize, pick_sample, stored_bytes
+from seg3d.forecast.tiles import work_voxels
+from seg3d.inference.sliding import SlidingWindow
+from seg3d.preparation import Crop, ForegroundCrop, Recipe
+from seg3d.verbs.plan import format_plan
+from seg3d.verbs.prepare import prepare
+from seg3d.volume import Grid
+
+
+def size_of(shape: tuple[int, int, int], name: str = "a", spacing: float = 1.0) -> CaseSize:
+    grid = Grid(shape, np.diag([spacing, spacing, spacing, 1.0]))
+    return CaseSize(Case(name, (Path("image.nii"),), Path("label.nii"), name), grid, math.prod(shape))
+
+
+def test_a_resampled_case_has_the_voxels_of_its_field_of_view() -> None:
+    assert size_of((100, 80, 60), spacing=2.0).shape(Recipe(spacing_mm=(1.0, 4.0, 2.0))) == (200, 40, 60)
+
+
+def test_a_crop_to_the_foreground_keeps_its_share() -> None:
+    recipe = Recipe(crop=Crop(foreground=ForegroundCrop(threshold=0.0)))
+    assert size_of((100, 80, 60)).shape(recipe, (0.5, 0.25, 1.0)) == (50, 20, 60)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "weighted", "expected"),
+    [(False, False, 2 * 2 * 64**3), (True, False, 5 * 64**3 + 8 * 2 * 4), (True, True, 7 * 64**3 + 8 * 2 * 4)],
+)
+def test_bytes_of_a_stored_case_are_two_a_channel_and_one_of_its_label(
+    labelled: bool, weighted: bool, expected: int
+) -> None:
+    assert stored_bytes((64, 64, 64), 2, (0, 1), labelled=labelled, weighted=weighted) == expected
+
+
+def test_the_sample_holds_the_largest_case_the_median_and_the_smallest() -> None:
+    sizes = [size_of((n, 1, 1), name=str(n)) for n in (3, 9, 1, 5, 7)]
+    assert [size.voxels for size in pick_sample(sizes)] == [9, 5, 1]
+    assert [size.voxels for size in pick_sample(sizes[:1])] == [3]
+
+
+def test_overlapping_tiles_are_work_for_each_of_them_and_exact_ones_only_once() -> None:
+    window = SlidingWindow((16, 16, 16), step=0.5)
+    assert work_voxels(window, (32, 16, 10), exact=False) == 3 * 16**3  # at 0, 8 and 16; the short axis is padded
+    assert work_voxels(window, (32, 16, 10), exact=True) == 32 * 16 * 16
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def found(study: Path) -> dict[str, Any]:
+    return seg3d.plan(study, ["prepare.spacing_mm=[2,2,2]"], budget_seconds=5)
+
+
+def test_planning_leaves_nothing_behind(study: Path, found: dict[str, Any]) -> None:
+    assert {path.name for path in study.parent.iterdir()} == {"data", "tiny.yaml"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_disk_is_what_preparing_takes(study: Path, found: dict[str, Any]) -> None:
+    store = prepare(load_config(study, ["prepare.spacing_mm=[2,2,2]", f"data.store={study.parent}/other"]))
+    taken = sum(info.path.stat().st_size for info in store.infos.values())
+    assert found["store"]["bytes"] == pytest.approx(taken, rel=0.1)
+
+
+def test_times_add_up(found: dict[str, Any]) -> None:
+    training = found["training"]
+    assert (training["batches_per_epoch"], training["epochs"], training["validations"]) == (4, 2, 2)
+    whole = 2 * training["seconds_per_epoch"]["wall"] + 2 * training["seconds_per_validation"]["wall"]
+    assert training["seconds"]["wall"] == pytest.approx(whole)
+    assert training["seconds_per_epoch"]["wall"] > 3 * training["seconds_per_batch"]["wall"] > 0
+
+
+def test_the_largest_case_is_predicted_by_its_tiles(found: dict[str, Any]) -> None:
+    assert found["prediction"]["shape"] == [12, 12, 12]
+    assert (found["prediction"]["tiling"], found["prediction"]["work_voxels"]) == ("exact", 16**3)  # batch norm
+    assert found["prediction"]["seconds"]["wall"] > 0
+
+
+def test_memory_on_a_gpu_is_called_an_estimate_where_there_is_none(found: dict[str, Any]) -> None:
+    if found["machine"]["device"] == "cpu":
+        assert not found["training"]["gpu_measured"]
+        assert "estimated by a model" in format_plan(found)
+    # 2 patches of 16^3 and 4 features: one activation alone
+    assert found["training"]["gpu_bytes"] > 2 * 4 * 16**3 * 4
+
+
+def test_a_dataset_that_is_not_there_is_told_as_ever(study: Path) -> None:
+    with pytest.raises(Seg3dError, match="nowhere"):
+        seg3d.plan(study, ["data.source=nowhere"])
+
+
+def test_a_loss_that_does_not_fit_is_told_before_anything_is_measured(study: Path) -> None:
+    with pytest.raises(Seg3dError, match="unknown labels"):
+        seg3d.plan(study, ["loss.class_weights={nothing: 1}"])
+
+
+def test_an_unreadable_scan_is_named(tmp_path: Path) -> None:
+    config = make_study(tmp_path, cases=4)
+    broken = sorted((tmp_path / "data" / "imagesTr").iterdir())[0]
+    broken.write_bytes(b"nothing")
+    with pytest.raises(Seg3dError, match=broken.name):
+        seg3d.plan(config)
+
+
+def test_the_command_refuses_an_epoch_of_broken_batches(study: Path) -> None:
+    result = CliRunner().invoke(app, ["plan", str(study), "sampling.patches_per_epoch=7"])
+    assert isinstance(result.exception, Seg3dError)
+    assert "whole batches" in str(result.exception)
