@@ -7,7 +7,7 @@ TESTS := tests
 PEERS ?= benchmarks/.venv
 BENCH ?=
 
-.PHONY: help setup viewer demo test check lint types format bench timings real-data systems2d lock clean
+.PHONY: help setup viewer demo test test-slow check lint types format bench timings real-data systems2d lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,8 +28,11 @@ viewer: $(READY)  ## Fetch NiiVue for viewer pages (npm; without it they browse 
 demo: $(READY)  ## Phantom chest CTs: check, prepare, train, predict, evaluate
 	$(BIN)/seg3d demo --output demo
 
-test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+test: $(READY)  ## Run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(TESTS)
+
+test-slow: $(READY)  ## Run the slow tests: more kills, more files, longer audits
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(TESTS)
 
 check: lint types test  ## Lint, types, import direction and tests
 

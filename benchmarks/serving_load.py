@@ -173,6 +173,7 @@ def one_job(connection: http.client.HTTPConnection, scan: bytes, tally: Tally) -
     began = time.monotonic()
     status, headers, body = ask(connection, "POST", "/predict", tally, scan)
     if status != 202:
+        connection.close()  # the server would close it while nothing is asked
         return float(headers.get("retry-after", 1))
     state: dict[str, Any] = json.loads(body)
     link = state["links"]["self"]

@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from seg3d.errors import RunError
 
 # several machines may write into one folder, so a process is known by machine and number
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-.*")
+_held: set[IO[str]] = set()
 
 
 @contextmanager
@@ -91,7 +92,21 @@ def exclusive(folder: Path, *, wait: bool = False) -> Iterator[None]:
             raise RunError(
                 "another process is working in this folder", where=folder, fix="Wait until it has ended, or stop it."
             ) from error
-        yield
+        _held.add(lock)
+        try:
+            yield
+        finally:
+            _held.discard(lock)
+
+
+def _let_go() -> None:
+    """In a child: data workers outlive a killed run by seconds, and would keep it locked as long."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def append_line(path: Path, text: str) -> None:

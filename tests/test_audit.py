@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from seg3d.phantom import PhantomSpec, write_phantom_dataset
 from seg3d.verbs.audit import run_cell
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
+SETUPS = ["random", "seeded", "deterministic"]
 SETTINGS = ["reproducibility.threads=1", "train.max_epochs=1", "data.split.val_share=0"]
 
 
@@ -42,8 +44,56 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audited(config: Path) -> Path:
-    return seg3d.audit(config, SETTINGS, runs=2, setups=["random", "deterministic"], jobs=2)
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlruns') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def tracked(database: str) -> list[str]:
+    """Settings of the audit that most tests look at."""
+    return [*SETTINGS, "tracking.enabled=true", f"tracking.uri={database}"]
+
+
+@pytest.fixture(scope="module")
+def audited(config: Path, tracked: list[str]) -> Path:
+    """An audit whose random runs were made in this process and the deterministic ones side by side in new ones."""
+    plan = {"runs": 2, "setups": ["random", "deterministic"], "jobs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch)
+        seg3d.audit(config, tracked, shard="1/2", **plan)
+    return seg3d.audit(config, tracked, **plan)
+
+
+class Here:
+    """Stands for submitit's executor and jobs: calls in this process, as a new one costs more than a run."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def update_parameters(self, **_: Any) -> None: ...
+
+    def submit(self, function: Callable[..., str | None], *arguments: Any) -> Here:
+        job = Here()
+        job.answer = function(*arguments)
+        return job
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self) -> None:
+        return None
+
+    def result(self) -> str | None:
+        return self.answer
+
+
+def run_here(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("submitit.AutoExecutor", Here)
+    patch.setattr("seg3d.verbs.audit._POLL_SECONDS", 0)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
 
 
 def found(folder: Path) -> dict[str, Any]:
@@ -89,7 +139,22 @@ def test_the_report_is_one_file_without_links(audited: Path) -> None:
     assert kinds == {f"{name}.{kind}" for name in ("scores", "layers", "disagreement") for kind in ("png", "svg")}
 
 
-def test_a_second_call_does_only_what_is_missing(config: Path, audited: Path, tmp_path: Path) -> None:
+def test_runs_made_side_by_side_are_mirrored_in_mlflow(audited: Path, database: str) -> None:
+    client = mlflow.MlflowClient(database)
+    parent = json.loads((audited / "tracking.json").read_text())["run_id"]
+    folder = AuditFolder(audited)
+    for cell in folder.read_plan().cells:
+        record = client.get_run(json.loads(folder.run(cell).tracking.read_text())["run_id"])
+        assert record.info.status == "FINISHED"
+        assert record.data.tags["mlflow.parentRunId"] == parent
+        assert (record.data.tags["setup"], record.data.tags["run"]) == (cell.setup, str(cell.number))
+        assert record.data.tags["run_folder"] == cell.name
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_second_call_does_only_what_is_missing(
+    config: Path, audited: Path, tracked: list[str], tmp_path: Path
+) -> None:
     folder = tmp_path / "audit"
     shutil.copytree(audited, folder)
     shutil.rmtree(folder / "cells" / "random-02")
@@ -97,7 +162,7 @@ def test_a_second_call_does_only_what_is_missing(config: Path, audited: Path, tm
     kept = {path: path.stat().st_mtime_ns for path in (folder / "cells").rglob("result.json")}
     told: list[str] = []
     again = seg3d.audit(
-        config, SETTINGS, runs=2, setups=["random", "deterministic"], jobs=2, output=folder, tell=told.append
+        config, tracked, runs=2, setups=["random", "deterministic"], jobs=2, output=folder, tell=told.append
     )
     assert again == folder
     assert told[0] == "2 of 4 runs are done already"
@@ -107,6 +172,7 @@ def test_a_second_call_does_only_what_is_missing(config: Path, audited: Path, tm
     assert after["runs"][2]["weights_sha256"] != before["runs"][2]["weights_sha256"]  # random, so another one
 
 
+@pytest.mark.usefixtures("in_process")
 def test_shards_share_the_runs_and_the_last_one_collects(config: Path, tmp_path: Path) -> None:
     calls: list[list[str]] = [[], []]
     for index in (1, 2):
@@ -124,6 +190,7 @@ def test_shards_share_the_runs_and_the_last_one_collects(config: Path, tmp_path:
     assert found(tmp_path / "audit")["setups"]["seeded"]["distinct_weights"] == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_seeds_can_vary_instead_while_the_cases_stay(config: Path, tmp_path: Path) -> None:
     folder = seg3d.audit(
         config, SETTINGS, runs=2, setups=["deterministic"], vary="seed", jobs=2, output=tmp_path / "audit"
@@ -136,6 +203,7 @@ def test_seeds_can_vary_instead_while_the_cases_stay(config: Path, tmp_path: Pat
     assert len(splits) == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_an_audit_killed_at_any_moment_loses_nothing_and_does_nothing_twice(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "audit"
     command = [sys.executable, "-m", "seg3d.cli", "audit", str(config), *SETTINGS, "--runs", "2"]
@@ -152,11 +220,12 @@ def test_an_audit_killed_at_any_moment_loses_nothing_and_does_nothing_twice(conf
         for path, stamp in done.items():
             assert path.stat().st_mtime_ns == stamp
         done = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seg3d.audit(config, SETTINGS, runs=2, setups=["deterministic"], output=folder)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert found(folder)["setups"]["deterministic"]["distinct_weights"] == 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_runs_of_other_data_are_not_compared(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     folder = tmp_path / "audit"
@@ -184,15 +253,16 @@ def test_an_audit_without_test_cases_is_refused_before_anything_is_trained(confi
     assert not (tmp_path / "none").exists()
 
 
-def test_another_number_of_jobs_is_the_same_audit(config: Path, audited: Path) -> None:
+def test_another_number_of_jobs_is_the_same_audit(config: Path, audited: Path, tracked: list[str]) -> None:
     threads = AuditFolder(audited).read_plan().config["reproducibility"]["threads"]
     assert threads == 1
-    without = [setting for setting in SETTINGS if "threads" not in setting]
+    without = [setting for setting in tracked if "threads" not in setting]
     told: list[str] = []
     seg3d.audit(config, without, runs=2, setups=["random", "deterministic"], jobs=1, output=audited, tell=told.append)
     assert told[0] == "4 of 4 runs are done already"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_that_fails_is_named_and_the_others_are_made(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "audit"
     blocker = folder / "cells" / "seeded-01"
@@ -232,20 +302,26 @@ def test_slurm_is_refused_where_it_does_not_exist(config: Path, tmp_path: Path) 
         seg3d.audit(config, SETTINGS, runs=2, setups=["seeded"], executor="slurm", output=tmp_path / "audit")
 
 
-def test_a_folder_keeps_its_plan(audited: Path, config: Path) -> None:
+def test_a_folder_keeps_its_plan(audited: Path, config: Path, tracked: list[str]) -> None:
     with pytest.raises(RunError, match="another plan"):
-        seg3d.audit(config, [*SETTINGS, "seed=5"], runs=2, setups=["seeded"], output=audited)
+        seg3d.audit(config, [*tracked, "seed=5"], runs=2, setups=["seeded"], output=audited)
     folder = AuditFolder(audited)
     assert folder.read_plan().digest == json.loads(folder.plan_file.read_text())["digest"]
 
 
-def test_the_demo_is_audited_in_three_set_ups_and_mirrored_in_mlflow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [2, pytest.param(3, marks=pytest.mark.slow, id="3 side by side")])
+def test_the_demo_is_audited_in_three_set_ups_and_mirrored_in_mlflow(
+    tmp_path: Path, runs: int, request: pytest.FixtureRequest
+) -> None:
+    if runs == 2:
+        request.getfixturevalue("in_process")
     write_phantom_dataset(tmp_path / "data", PhantomSpec(cases=8, shape=(64, 48, 24)))
     uri = f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}"
     settings = [f"data.source={tmp_path / 'data'}", f"data.store={tmp_path / 'store'}", f"tracking.uri={uri}"]
     small = ["data.num_workers=0", "model.features=[4,8]", "sampling.patches_per_epoch=8", "train.max_epochs=1"]
-    arguments = ["audit", str(DEMO), *settings, *small, "--runs", "3", "--jobs", "2", "--output", str(tmp_path / "a")]
-    done = CliRunner().invoke(app, arguments)
+    small += ["predict.tile_size=[64,48,32]"]
+    arguments = ["--runs", str(runs), "--jobs", "2", "--output", str(tmp_path / "a")]
+    done = CliRunner().invoke(app, ["audit", str(DEMO), *settings, *small, *arguments])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip().splitlines()[-1] == str(tmp_path / "a" / "report.html")
     assert found(tmp_path / "a")["setups"]["deterministic"]["distinct_weights"] == 1
@@ -253,7 +329,7 @@ def test_the_demo_is_audited_in_three_set_ups_and_mirrored_in_mlflow(tmp_path: P
     records = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
     (parent,) = [record for record in records if "mlflow.parentRunId" not in record.data.tags]
     children = [record for record in records if record.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert sorted(child.data.tags["setup"] for child in children) == sorted(["random", "seeded", "deterministic"] * 3)
+    assert sorted(child.data.tags["setup"] for child in children) == sorted(SETUPS * runs)
     assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
 
 

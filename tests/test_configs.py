@@ -18,22 +18,22 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"
 # the phantom of each study, and what makes a GPU study small enough for a test
 SMALL = ["sampling.patch_size=[32,32,32]", "predict.tile_size=[48,48,48]", "model.features=[4,8,8,8]"]
 STUDIES = {
-    "demo": (PhantomSpec(cases=8), "msd", ["model.features=[4,8,8]"]),
-    "hippocampus3d": (PhantomSpec(cases=8, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
-    "sarcoma3d": (PhantomSpec(cases=8, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
-    "heart3d": (PhantomSpec(cases=8, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
+    "demo": (PhantomSpec(cases=6, shape=(64, 48, 32)), "msd", ["model.features=[4,8,8]"]),
+    "hippocampus3d": (PhantomSpec(cases=6, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
+    "sarcoma3d": (PhantomSpec(cases=6, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
+    "heart3d": (PhantomSpec(cases=6, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
     "lits3d": (
-        PhantomSpec(cases=8, kind="liver", labels=("liver", "cancer")),
+        PhantomSpec(cases=6, kind="liver", labels=("liver", "cancer")),
         "msd",
         [*SMALL, "prepare.spacing_mm=[4,4,5]"],
     ),
     "lung3d": (
-        PhantomSpec(cases=8, labels=("cancer",), shape=(80, 64, 32)),
+        PhantomSpec(cases=6, labels=("cancer",), shape=(80, 64, 32)),
         "msd",
         [*SMALL, "prepare.spacing_mm=[2.0,2.0,3.0]"],
     ),
     "lung2d": (
-        PhantomSpec(cases=8, labels=("cancer",), shape=(64, 64, 24)),
+        PhantomSpec(cases=6, labels=("cancer",), shape=(64, 64, 24)),
         "msd",
         [
             "model.features=[4,8]",

@@ -30,7 +30,7 @@ from seg3d.inference.predictor import Predictor
 from seg3d.inference.sliding import SlidingWindow, evaluating
 from seg3d.io import read_volume
 from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
-from seg3d.verbs.predict import part_runs
+from seg3d.verbs.members import part_runs
 
 SHAPE = (24, 28, 20)
 KINDS = ("entropy", "mutual_information", "sd")
@@ -410,7 +410,8 @@ def test_the_manifest_names_the_members(runs: list[Path], source: Path, tmp_path
     for name, chosen, passes in (("a", runs[0], None), ("b", runs[1], None), ("both", runs, None), ("mc", runs[0], 2)):
         seg3d.predict(chosen, [source], tmp_path / name, mc_dropout=passes)
     one, other, both, dropout = (manifest(tmp_path / name) for name in ("a", "b", "both", "mc"))
-    assert set(one) == {"run", "weights", "labels", "ignore_label", "scans"}  # as before there were ensembles
+    assert set(one) == {"run", "weights", "labels", "ignore_label", "scans", "tiling", "precision"}
+    assert one["tiling"]["kind"] == "exact"
     assert [(m["run"], m["weights"]) for m in both["members"]] == [(m["run"], m["weights"]) for m in (one, other)]
     assert "run" not in both
     assert both["mc_dropout"] is None

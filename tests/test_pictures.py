@@ -37,8 +37,8 @@ from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe, prepa
 from seg3d.store import StoredVolume
 from seg3d.verbs.check import check
 from seg3d.verbs.evaluate import evaluate
-from seg3d.verbs.predict import _predict_scan, _refuse_overwriting_inputs
 from seg3d.verbs.prepare import prepare
+from seg3d.verbs.scans import read_scan, refuse_overwriting_inputs, write_answer
 
 HEIGHT, WIDTH = 5, 7
 LABELS = {"background": 0, "lung": 1}
@@ -510,12 +510,17 @@ def predictor(labels: tuple[int, ...] = (0, 1), recipe: Recipe | None = None) ->
     return Predictor(Threshold(), SlidingWindow((8, 8, 1)), recipe, ("X-ray",), labels, torch.device("cpu"))
 
 
+def predict_scan(predictor: Predictor, scan: Scan, target: Path, probabilities: bool) -> Path:
+    found = predictor.answer(read_scan(predictor, scan), probabilities=probabilities)
+    return write_answer(predictor, scan, target, found)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
 def test_a_prediction_lies_beside_its_picture_in_a_format_that_holds_it(tmp_path: Path, name: str) -> None:
     rows = np.dstack([mask()] * 4)[..., : 1 if name.endswith("jpg") else 4].squeeze()
     path = save(tmp_path / name, np.kron(rows, np.ones((8, 8, 1) if rows.ndim == 3 else (8, 8), np.uint8)))
     (scan,) = find_scans([path], 1)
-    answer = _predict_scan(predictor(), scan, tmp_path / "out", True)
+    answer = predict_scan(predictor(), scan, tmp_path / "out", True)
     assert answer.name == answer_name(path)
     wanted = np.kron(mask(1), np.ones((8, 8), np.uint8))
     np.testing.assert_array_equal(read_label_map(answer).data[0, :, :, 0], wanted.T)
@@ -528,14 +533,14 @@ def test_a_prediction_lies_beside_its_picture_in_a_format_that_holds_it(tmp_path
 
 def test_other_labels_are_written_as_they_are(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", mask())
-    answer = _predict_scan(predictor((0, 7)), Scan("a.png", (path,)), tmp_path / "out", False)
+    answer = predict_scan(predictor((0, 7)), Scan("a.png", (path,)), tmp_path / "out", False)
     np.testing.assert_array_equal(np.array(Image.open(answer)), mask(7))
 
 
 def test_a_coloured_picture_is_refused_by_a_model_of_one_channel(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", colours())
     with pytest.raises(DataError, match="coloured"):
-        _predict_scan(predictor(), Scan("a.png", (path,)), tmp_path / "out", False)
+        predict_scan(predictor(), Scan("a.png", (path,)), tmp_path / "out", False)
     assert not (tmp_path / "out").exists()
 
 
@@ -564,13 +569,13 @@ def test_colour_pictures_with_numbers_in_their_names_are_scans_of_their_own(tmp_
 
 def test_answers_never_replace_what_lies_beside_a_picture(tmp_path: Path) -> None:
     scan = Scan("a.png", (tmp_path / "a.jpg",))
-    _refuse_overwriting_inputs([scan], tmp_path)
+    refuse_overwriting_inputs([scan], tmp_path)
     save(tmp_path / "a.png", mask())  # its mask, perhaps
     with pytest.raises(DataError, match="overwrite"):
-        _refuse_overwriting_inputs([scan], tmp_path)
-    _refuse_overwriting_inputs([scan], tmp_path / "out")
+        refuse_overwriting_inputs([scan], tmp_path)
+    refuse_overwriting_inputs([scan], tmp_path / "out")
     with pytest.raises(DataError, match="overwrite"):
-        _refuse_overwriting_inputs([Scan("a.png", (tmp_path / "a.png",))], tmp_path)
+        refuse_overwriting_inputs([Scan("a.png", (tmp_path / "a.png",))], tmp_path)
 
 
 # datasets

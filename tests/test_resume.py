@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from seg3d.training.run_folder import open_run_folder
 
 DIGESTS = ("weights_sha256", "optimizer_sha256", "trace_sha256", "best_score", "identity_sha256", "epochs", "steps")
 OFTEN = ["train.checkpoint_steps=1", "train.max_epochs=3", "train.ema_decay=0.9", "data.num_workers=0"]
-KILLS = 20
+KILLS = [seed if seed < 6 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(20)]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,17 @@ def train_in_process(config: Path, folder: Path, overrides: list[str]) -> None:
         seg3d.train(config, [*OFTEN, *overrides], folder=folder)
 
 
+def as_usual(method: str, target: Callable[..., None], *arguments: Any) -> None:
+    """Call with data workers that start as those of ``seg3d train`` do, not from a server of their own.
+
+    Such a server imports everything once more for each worker, and workers whose run was killed would never end.
+    """
+    multiprocessing.set_start_method(method, force=True)
+    target(*arguments)
+
+
 def start(target: Callable[..., None], *arguments: Any) -> Any:
-    process = server().Process(target=target, args=arguments)
+    process = server().Process(target=as_usual, args=(multiprocessing.get_start_method(), target, *arguments))
     process.start()
     return process
 
@@ -84,7 +94,7 @@ def duration(config: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     return time.perf_counter() - begun
 
 
-@pytest.mark.parametrize("seed", range(KILLS))
+@pytest.mark.parametrize("seed", KILLS)
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
     config: Path, undisturbed: Path, duration: float, tmp_path: Path, seed: int
 ) -> None:
@@ -161,6 +171,17 @@ def stopped_run(config: Path, folder: Path, overrides: list[str], *, saves: int 
     return folder
 
 
+@pytest.fixture(scope="module")
+def stopped_once(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stopped_run(config, tmp_path_factory.mktemp("stopped") / "run", [])
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of a stopped run."""
+    return Path(shutil.copytree(stopped_once, tmp_path / undisturbed.name))
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -198,11 +219,29 @@ def test_a_run_killed_before_its_best_checkpoint_was_copied_keeps_it(
     assert digests(run) == digests(undisturbed)
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(config: Path, tmp_path: Path) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
-    with exclusive(run), pytest.raises(RunError, match="another process is working"):
-        seg3d.resume(run)
-    seg3d.resume(run)
+def test_a_run_is_trained_by_one_process_at_a_time(stopped: Path) -> None:
+    with exclusive(stopped), pytest.raises(RunError, match="another process is working"):
+        seg3d.resume(stopped)
+    seg3d.resume(stopped)
+
+
+def tell_and_sleep(told: Any) -> None:
+    told.set()
+    time.sleep(60)
+
+
+def test_data_workers_that_outlive_a_killed_run_do_not_keep_it_locked(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    told = context.Event()
+    with exclusive(tmp_path):
+        child = context.Process(target=tell_and_sleep, args=(told,))
+        child.start()
+        assert told.wait(30)
+        with pytest.raises(RunError, match="another process is working"), exclusive(tmp_path):
+            pass
+    with exclusive(tmp_path):
+        assert child.is_alive()
+    kill(child)
 
 
 @pytest.mark.parametrize(
@@ -218,26 +257,23 @@ def test_a_run_is_trained_by_one_process_at_a_time(config: Path, tmp_path: Path)
     ],
 )
 def test_a_damaged_record_is_told_and_left_as_it_is(
-    config: Path, tmp_path: Path, name: str, damage: Callable[[Path], object], message: str
+    stopped: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
-    damage(run / name)
-    before = (run / name).read_bytes() if (run / name).exists() else None
+    record = stopped / name
+    damage(record)
+    before = record.read_bytes() if record.exists() else None
     with pytest.raises(RunError, match=message):
-        seg3d.resume(run)
-    assert ((run / name).read_bytes() if (run / name).exists() else None) == before
+        seg3d.resume(stopped)
+    assert (record.read_bytes() if record.exists() else None) == before
 
 
-def test_a_torn_checkpoint_is_noticed_and_the_earlier_one_is_used(
-    config: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    run = stopped_run(config, tmp_path / undisturbed.name, [])
-    newest = list_checkpoints(run / "checkpoints", "last")[-1].path
+def test_a_torn_checkpoint_is_noticed_and_the_earlier_one_is_used(stopped: Path, undisturbed: Path) -> None:
+    newest = list_checkpoints(stopped / "checkpoints", "last")[-1].path
     newest.write_bytes(newest.read_bytes()[:1000])
     told: list[str] = []
-    seg3d.resume(run, tell=told.append)
+    seg3d.resume(stopped, tell=told.append)
     assert any("damaged, not used" in line and newest.name in line for line in told)
-    assert digests(run) == digests(undisturbed)
+    assert digests(stopped) == digests(undisturbed)
 
 
 def test_a_run_without_a_checkpoint_starts_again(config: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -321,16 +357,15 @@ def die_while_writing(config: Path) -> None:
     seg3d.prepare(config)
 
 
-def test_a_changed_config_is_told_and_refused_unless_allowed(config: Path, tmp_path: Path) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
-    text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("max_epochs: 3", "max_epochs: 4"))
+def test_a_changed_config_is_told_and_refused_unless_allowed(stopped: Path) -> None:
+    text = (stopped / "config.yaml").read_text()
+    (stopped / "config.yaml").write_text(text.replace("max_epochs: 3", "max_epochs: 4"))
     with pytest.raises(RunError, match=r"config train.max_epochs: 3 -> 4(?s:.)*--allow-changed"):
-        seg3d.resume(run)
-    seg3d.resume(run, allow_changed=True)
-    assert result_of(run)["epochs"] == 4
-    assert result_of(run)["changed"] == ["config train.max_epochs: 3 -> 4"]
-    assert "max_epochs" in (run / "resumed.jsonl").read_text()
+        seg3d.resume(stopped)
+    seg3d.resume(stopped, allow_changed=True)
+    assert result_of(stopped)["epochs"] == 4
+    assert result_of(stopped)["changed"] == ["config train.max_epochs: 3 -> 4"]
+    assert "max_epochs" in (stopped / "resumed.jsonl").read_text()
 
 
 def test_changed_data_are_told_by_file(tmp_path: Path) -> None:
@@ -343,34 +378,30 @@ def test_changed_data_are_told_by_file(tmp_path: Path) -> None:
         seg3d.resume(run)
 
 
-def test_changed_code_is_told(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
+def test_changed_code_is_told(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seg3d.verbs.resume.describe_code", lambda: {"version": "9.9"})
     with pytest.raises(RunError, match=r"code version: .* -> 9.9"):
-        seg3d.resume(run)
+        seg3d.resume(stopped)
 
 
 def test_a_commit_that_leaves_the_package_as_it_was_is_no_change(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
     code = describe_code()
     monkeypatch.setattr("seg3d.verbs.resume.describe_code", lambda: code | {"commit": "another"})
-    seg3d.resume(run)
+    seg3d.resume(stopped)
 
 
 @pytest.mark.parametrize("name", ["splits.json", "run.json", "data.json"])
-def test_a_damaged_document_is_told(config: Path, tmp_path: Path, name: str) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
-    text = (run / name).read_text()
-    (run / name).write_text(text.replace("0", "1", 1))
+def test_a_damaged_document_is_told(stopped: Path, name: str) -> None:
+    text = (stopped / name).read_text()
+    (stopped / name).write_text(text.replace("0", "1", 1))
     with pytest.raises(RunError, match=f"changed or damaged.*{name}|another schema version"):
-        seg3d.resume(run, allow_changed=True)
+        seg3d.resume(stopped, allow_changed=True)
 
 
-def test_a_changed_trace_is_told(config: Path, tmp_path: Path) -> None:
-    run = stopped_run(config, tmp_path / "run", [])
-    lines = (run / "trace.jsonl").read_text().splitlines()
-    (run / "trace.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+def test_a_changed_trace_is_told(stopped: Path) -> None:
+    lines = (stopped / "trace.jsonl").read_text().splitlines()
+    (stopped / "trace.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     with pytest.raises(RunError, match="hash chain"):
-        seg3d.resume(run)
+        seg3d.resume(stopped)

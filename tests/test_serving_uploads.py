@@ -334,4 +334,4 @@ def test_a_mutated_header_never_crashes_hangs_or_allocates(tmp_path: Path, name:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
 def test_many_mutated_headers_never_crash_hang_or_allocate(tmp_path: Path, name: str) -> None:
-    fuzz(tmp_path, name, 5000)
+    fuzz(tmp_path, name, 1500)

@@ -34,7 +34,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict label maps on the grids of the scans; several runs or passes also give maps of uncertainty."""
-    from seg3d.verbs.predict import part_runs
+    from seg3d.verbs.members import part_runs
     from seg3d.verbs.predict import predict as call
 
     runs, scans = part_runs([run, *(inputs or ())])

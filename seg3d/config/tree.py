@@ -74,6 +74,7 @@ class Config(Section):
             *self._slice_faults(),
             *self._augment_faults(),
             *self._attention_faults(),
+            *self._tiling_faults(),
             *self._queue_faults(),
             *self._folder_faults(),
         )
@@ -150,6 +151,18 @@ class Config(Section):
         if not self.predict.attention or (self.model.kind == "attention_unet" and len(self.model.features) > 1):
             return []
         return [Fault("predict.attention", "wrong_value", "this network has no gates", fix="model.kind attention_unet")]
+
+    def _tiling_faults(self) -> list[Fault]:
+        """Exact tiles of networks whose answer for a voxel depends on the tile."""
+        reasons = []
+        if self.model.norm == "instance":
+            reasons.append("instance norm looks at all of a tile")
+        if self.model.kind == "attention_unet":
+            reasons.append("how far gates look is not known")
+        if self.predict.tiling != "exact" or not reasons:
+            return []
+        what = f"this network cannot be tiled exactly: {', and '.join(reasons)}"
+        return [Fault("predict.tiling", "wrong_value", what, "exact", "blended or auto")]
 
     def _augment_faults(self) -> list[Fault]:
         """Transforms that the shape of a patch does not allow."""

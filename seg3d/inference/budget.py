@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import psutil
 import torch
@@ -27,8 +26,8 @@ KEY = "predict.memory_gib"
 _SLACK = 1.4
 _LARGEST_CHUNK = 16
 _PART_VOXELS = 1 << 20  # of the input: enough work for a call, and more does not help
-# a network is asked about many volumes, as in validation
-_COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[int, int, Shape], tuple[float, int]]] = WeakKeyDictionary()
+# by architecture: it is asked about for many volumes, and by every member of an ensemble
+_COUNTED: dict[tuple[object, ...], tuple[float, int]] = {}
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -103,6 +102,8 @@ def plan_exact(job: Job, tile: Shape | None, memory: int) -> ExactTiles:
             work = _work(job, 0, ranges) * _work(job, 1, cut[0]) * _work(job, 2, cut[1]) * (1 + 0.5 / chunk)
             if best is None or work < best[0]:
                 best = work, ExactTiles((ranges, *cut), chunk)
+        if best is not None and best[1].whole_planes and len(best[1].ranges[0]) == 1:
+            break  # nothing needs less work
     if best is None:
         raise too_little(least, memory)
     return best[1]
@@ -221,6 +222,9 @@ class _PlaneCost:
     def __init__(self, job: Job) -> None:
         self._job = job
         self.outputs = 0
+        # what memory depends on: modules with their settings, the shapes of their weights, how far they look
+        shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in job.network.state_dict().items())
+        self._architecture = (str(job.network), shapes, job.geometry)
 
     def bytes(self, cut: Sequence[Sequence[Range]], chunk: int) -> float:
         """Bytes for the largest column of a cut."""
@@ -231,14 +235,13 @@ class _PlaneCost:
     def _of(self, chunk: int) -> tuple[float, int]:
         """Bytes for each voxel of a plane, and the number of outputs."""
         job = self._job
-        counted = _COUNTED.setdefault(job.network, {})
-        key = job.channels, chunk, job.margin
-        if key not in counted:
+        key = (*self._architecture, job.channels, chunk, job.margin, job.forward.planar)
+        if key not in _COUNTED:
             forward = Forward(on_meta(job.network), neighbours=job.margin[0] if job.forward.planar else 0)
             along, y, z = (self._size(axis, 4 * chunk if axis == 0 else 32) for axis in range(3))
             held, outputs = pass_bytes(forward, (job.channels, along, y, z), chunk)
-            counted[key] = held / (y * z), outputs
-        return counted[key]
+            _COUNTED[key] = held / (y * z), outputs
+        return _COUNTED[key]
 
     def _size(self, axis: int, middle: int) -> int:
         """Voxels of an input whose middle sees no face."""

@@ -16,8 +16,8 @@ from seg3d.errors import DataError
 from seg3d.inference.assemble import Assembler
 from seg3d.inference.attention import attention_maps
 from seg3d.inference.cleanup import clean_up
-from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities
-from seg3d.inference.sliding import SlidingWindow, slab_axis
+from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities, sampling_dropout
+from seg3d.inference.sliding import Choice, SlidingWindow, evaluating, slab_axis
 from seg3d.preparation import Prepared, Recipe, prepare_image, restore_probability
 from seg3d.volume import Volume
 
@@ -75,6 +75,15 @@ class Predictor:
     regions: tuple[Region, ...] = ()
     attention: bool = False
 
+    @property
+    def choice(self) -> Choice:
+        """How the first network's scans are tiled, and why.
+
+        Raises:
+            ConfigError: Exact tiles are asked for, and the network does not allow them.
+        """
+        return self.window.choose(self.network, evaluating if self.mc_dropout is None else sampling_dropout)
+
     def predict(self, volumes: Sequence[Volume], *, probabilities: bool = False, name: str = "") -> Prediction:
         """The label map of a scan; nothing is taken from a label.
 
@@ -86,6 +95,17 @@ class Predictor:
         Raises:
             DataError: The scan has another number of channels, or cannot be prepared.
         """
+        return self.answer(self.prepare(volumes), probabilities=probabilities, name=name)
+
+    def prepare(self, volumes: Sequence[Volume]) -> Prepared:
+        """A scan as the network takes it.
+
+        Args:
+            volumes: As :meth:`predict`.
+
+        Raises:
+            DataError: As :meth:`predict`.
+        """
         given = sum(volume.data.shape[0] for volume in volumes)
         if given != len(self.channels):
             raise DataError(
@@ -94,14 +114,26 @@ class Predictor:
                 expected=f"{len(self.channels)} ({', '.join(self.channels)})",
                 fix="Give one file per channel, in this order.",
             )
-        prepared = prepare_image(volumes, self.recipe)
+        return prepare_image(volumes, self.recipe)
+
+    def answer(self, prepared: Prepared, *, probabilities: bool = False, name: str = "") -> Prediction:
+        """The label map of a prepared scan, on the grid of its source.
+
+        Args:
+            prepared: The scan.
+            probabilities: As :meth:`predict`.
+            name: As :meth:`predict`.
+        """
         spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
         kept = [output for output, called in enumerate(self._names) if probabilities and called != 0]
         whole = Assembler(prepared.way_back, slab_axis(self.network), self._decide, self._dtype, kept)
         for planes in self._answers(prepared, name, spread):
             whole.add(planes.cpu().numpy())
         label = clean_up(
-            whole.label, volumes[0].grid.voxel_volume_ml, keep_largest=self.keep_largest, min_size_ml=self.min_size_ml
+            whole.label,
+            prepared.way_back.source.voxel_volume_ml,
+            keep_largest=self.keep_largest,
+            min_size_ml=self.min_size_ml,
         )
         maps = {self._names[output]: values for output, values in whole.maps.items()}
         uncertainty = {} if spread is None else self._uncertainty(spread, label, prepared)

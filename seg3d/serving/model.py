@@ -21,14 +21,14 @@ from seg3d.io.picture import SUFFIXES as PICTURE_SUFFIXES
 from seg3d.serving.cards import model_card
 from seg3d.serving.inspection import Wanted
 from seg3d.training.run_folder import RunFolder, read_json
-from seg3d.verbs.predict import (
-    _distinct,
-    _open_runs,
-    _refuse_disagreement,
-    _refuse_other_preparation,
+from seg3d.verbs.members import (
     build_predictor,
+    distinct,
     load_member,
+    open_runs,
     read_model,
+    refuse_disagreement,
+    refuse_other_preparation,
 )
 
 
@@ -62,11 +62,11 @@ def load_model(
     Raises:
         RunError: A run is not finished or damaged, or they cannot be averaged.
     """
-    folders = _open_runs(list(runs))
-    _refuse_disagreement(folders, None)
+    folders = open_runs(list(runs))
+    refuse_disagreement(folders, None)
     config = load_config(folders[0].config, overrides)
-    _refuse_other_preparation(folders[0], config)
-    members = _distinct([load_member(folder, overrides) for folder in folders], tell)
+    refuse_other_preparation(folders[0], config)
+    members = distinct([load_member(folder, overrides) for folder in folders], tell)
     predictor = build_predictor(members, config)
     model = read_model(folders[0])
     names = {value: name for name, value in foreground(model["labels"], model["ignore_label"]).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -70,13 +71,14 @@ def has_fast_bf16(device: str) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_instructions()))  # the last is Arm's
 
 
+@functools.cache
 def installed_packages() -> dict[str, str]:
-    """Version of every installed distribution, by normalised name."""
+    """Version of every installed distribution, by normalised name; read once in a process."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            found[name.lower().replace("_", "-")] = distribution.version
+        metadata = distribution.metadata  # parsed anew whenever it is asked for
+        if name := metadata["Name"]:
+            found[name.lower().replace("_", "-")] = metadata["Version"]
     return dict(sorted(found.items()))
 
 

@@ -41,7 +41,7 @@ def jobs(settings: Settings) -> list[Job]:
             tuned=package == "seg3d",
             most=1,
         )
-        for minutes in ((0.3,) if settings.quick else MINUTES)
+        for minutes in ((0.1,) if settings.quick else MINUTES)
         for tool, (adapter, package) in TOOLS.items()
     ]
 
@@ -62,7 +62,7 @@ def measure(tool: str, data: str, folder: str, minutes: float, part: str, overri
     answers = Path(folder) / f"answers_{tool}_{minutes:g}"
     adapter.predict_part(Path(folder), part, answers)
     summary = evaluate(answers, data, answers / "scores.json", tolerance_mm=1.0, subset=True, report=False)
-    return {"Dice": summary["foreground_mean"]["dice"], **trained, "wall": wall}
+    return {"Dice": summary["foreground_mean"]["Dice"], **trained, "wall": wall}
 
 
 def main() -> None:

@@ -20,20 +20,20 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def predictor(network: nn.Module, tile: int, way: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Label map ``(x, y, z)`` of an image; ``way`` is ``exact`` or ``blended``."""
+    """Label map ``(x, y, z)`` of an image; ``way`` is ``exact`` or ``blended``.
+
+    Blended tiles have the peers' size; exact ones are chosen by the free memory. Labels are taken slab by slab, as
+    ``seg3d predict`` takes them.
+    """
+    window = SlidingWindow(patch_size=(tile, tile, tile), tiling="exact" if way == "exact" else "blended")
 
     def predict(image: torch.Tensor) -> torch.Tensor:
-        window = _window(image, tile, way)
-        return window.probabilities(network, image, [float(image.min())]).argmax(0).to(torch.uint8)
+        labels = torch.empty(image.shape[1:], dtype=torch.uint8)
+        for start, values in window.slabs(network, image, [float(image.min())]):
+            labels[start : start + values.shape[1]] = values.argmax(0)
+        return labels
 
     return predict
-
-
-def _window(image: torch.Tensor, tile: int, way: str) -> SlidingWindow:
-    if way == "blended":
-        return SlidingWindow(tile_size=(tile, tile, tile), step=0.5, batch_size=2)
-    x, y, z = (-(-n // 4) * 4 for n in image.shape[1:])
-    return SlidingWindow(tile_size=(x, y, z), aligned=(4, 4, 4), batch_size=1)
 
 
 def supply(cases: list[str], workers: int, visits: int, augment: str) -> Callable[[], int]:
@@ -125,7 +125,7 @@ BUDGETS = {  # up to so many CPU-seconds: what the validation cases chose
     900: ["model.features=[16, 32, 64]", "train.optimizer.learning_rate=4.0e-3", "train.ema_decay=0.98"],
     1e9: ["model.features=[16, 32, 64]", "train.optimizer.learning_rate=3.0e-3", "train.ema_decay=0.99"],
 }
-STEPS = 10  # of an epoch
+STEPS, TRIAL_STEPS = 10, 4  # of an epoch
 RESERVE = 0.08  # of the budget: validation, and steps that take longer than the ones that were measured
 
 
@@ -162,10 +162,12 @@ def train_for(folder: Path, seconds: float, overrides: Sequence[str] = ()) -> Me
     chosen = next(settings for most, settings in BUDGETS.items() if seconds <= most)
     settings = [*_hippocampus(data, folder), *chosen, *overrides]
     warm = "train.schedule.warmup_steps=1"
-    trial = [f"output_dir={folder / 'trial'}", "train.max_epochs=3", "train.validate_every=3", warm]
+    few = f"sampling.patches_per_epoch={2 * TRIAL_STEPS}"
+    trial = [f"output_dir={folder / 'trial'}", few, "train.max_epochs=3", "train.validate_every=3", warm]
     marks: list[float] = []
     seg3d.train(CONFIGS / "hippocampus3d.yaml", [*settings, *trial], tell=lambda _: marks.append(cpu_seconds()))
-    epoch = marks[1] - marks[0]  # the first has what is done once, the third the validation
+    # the first epoch has what is done once, the third the validation
+    epoch = (marks[1] - marks[0]) * STEPS / TRIAL_STEPS
     epochs = max(1, int((1 - RESERVE) * seconds / epoch) - 1)
     length = [f"train.max_epochs={epochs}", f"train.validate_every={epochs}"]
     started = cpu_seconds()

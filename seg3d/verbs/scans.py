@@ -1,0 +1,103 @@
+"""Scans to be predicted and answers to be written: names, formats, and how far a prediction has come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seg3d.atomic import write_json
+from seg3d.errors import DataError
+from seg3d.inference.inputs import Scan
+from seg3d.inference.predictor import Prediction, Predictor
+from seg3d.io import answer_name, image_stem, read_header, read_image, write_like
+from seg3d.preparation import Prepared
+
+PROGRESS = "predictions.unfinished.json"
+
+
+def read_scan(predictor: Predictor, scan: Scan) -> Prepared:
+    """A scan from its files, ready for the network."""
+    return predictor.prepare(read_image(scan.images, len(predictor.channels)))
+
+
+def write_answer(predictor: Predictor, scan: Scan, target: Path, found: Prediction) -> Path:
+    """Write the maps of a scan, the label map last: where it is, all of them are."""
+    header = read_header(scan.images[0])
+    path = target / scan.name
+    real = suffix(answer_name(path, real=True))
+    for value, values in found.probabilities.items():
+        name = f"{image_stem(path)}_probability_{value}{real}"
+        write_like(target / "probabilities" / name, values, header)
+    for kind, values in found.uncertainty.items():
+        write_like(target / "uncertainty" / f"{image_stem(path)}_{kind}{real}", values, header)
+    for number, values in enumerate(found.attention, start=1):  # 1 is the finest
+        write_like(target / "attention" / f"{image_stem(path)}_gate_{number}{real}", values, header)
+    target.mkdir(parents=True, exist_ok=True)
+    write_like(path, found.label, header, binary=predictor.labels == (0, 1))
+    return path
+
+
+class Progress:
+    """Which scans of a prediction are done, kept in its folder until all are, so that it goes on after an end.
+
+    A scan counts as done only if the same members with the same settings have answered to the same files.
+
+    Args:
+        target: Folder of the answers.
+        made_by: What decides an answer beside the scan.
+    """
+
+    def __init__(self, target: Path, made_by: Mapping[str, Any]) -> None:
+        self._path = target / PROGRESS
+        self._target = target
+        self._made_by = json.loads(json.dumps(made_by))
+        self._done: dict[str, Any] = {}
+        if self._path.is_file():
+            former = json.loads(self._path.read_text(encoding="utf-8"))
+            if former["made_by"] == self._made_by:
+                self._done = former["done"]
+
+    def has(self, scan: Scan) -> bool:
+        """Whether a scan has its answer already."""
+        return self._done.get(scan.name) == _files(scan) and (self._target / scan.name).is_file()
+
+    def add(self, scan: Scan) -> None:
+        """A scan has its answer now."""
+        self._done[scan.name] = _files(scan)
+        write_json(self._path, {"made_by": self._made_by, "done": self._done})
+
+    def finish(self) -> None:
+        """All scans have theirs: what is predicted next begins anew."""
+        self._path.unlink(missing_ok=True)
+
+
+def _files(scan: Scan) -> list[list[Any]]:
+    """Where the files of a scan are, and by what a change of one shows."""
+    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.images]
+
+
+def refuse_overwriting_inputs(scans: Sequence[Scan], target: Path) -> None:
+    """Refuse to write answers over what they answer to.
+
+    Raises:
+        DataError: An answer would have the place of a scan.
+    """
+    clash = [scan.name for scan in scans if _overwrites(target / scan.name, scan)]
+    if clash:
+        raise DataError(
+            "the answers would overwrite the scans", where=target, got=", ".join(clash), fix="Give another --output."
+        )
+
+
+def _overwrites(answer: Path, scan: Scan) -> bool:
+    """Whether an answer would replace a scan, or a file beside a scan whose answer is of another format."""
+    beside = any(image.resolve().parent == answer.resolve().parent for image in scan.images)
+    renamed = beside and answer.exists() and suffix(scan.name) != suffix(scan.images[0].name)
+    return renamed or answer.resolve() in {image.resolve() for image in scan.images}
+
+
+def suffix(name: str) -> str:
+    """What follows the stem of a file's name, such as ``.nii.gz``."""
+    return name[len(image_stem(Path(name))) :]

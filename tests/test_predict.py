@@ -1,0 +1,167 @@
+"""Predicting many scans: in memory, one after the other, stopped and taken up again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from study import make_study
+
+import seg3d
+from seg3d.errors import ConfigError, FaultsError
+from seg3d.inference.pipeline import overlapped
+from seg3d.io import read_volume
+from seg3d.verbs.scans import PROGRESS
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> Path:
+    return seg3d.train(config, ["model.norm=batch", "train.max_epochs=1"])
+
+
+@pytest.fixture(scope="module")
+def scans(config: Path) -> list[Path]:
+    return sorted((config.parent / "data" / "imagesTr").iterdir())[:3]
+
+
+@pytest.fixture(scope="module")
+def answers(run: Path, scans: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    target = tmp_path_factory.mktemp("answers")
+    seg3d.predict(run, scans, target)
+    return voxels_in(target)
+
+
+def voxels_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: np.asanyarray(nib.load(path).dataobj).tobytes() for path in sorted(folder.glob("*.nii.gz"))}
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_volume_in_memory_gets_the_label_map_that_its_file_gets(
+    run: Path, scans: list[Path], answers: dict[str, bytes]
+) -> None:
+    label = seg3d.predict(run, read_volume(scans[0]))
+    assert label.tobytes() == answers[scans[0].name]
+
+
+def test_ctrl_c_leaves_whole_answers_only_and_the_next_call_makes_the_others(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seg3d.inference.predictor import Predictor
+
+    answer, seen = Predictor.answer, []
+
+    def interrupted(self: Predictor, *args: Any, **settings: Any) -> Any:
+        seen.append(settings["name"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return answer(self, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            seg3d.predict(run, scans, tmp_path)
+    assert names_in(tmp_path) <= {scans[0].name, scans[1].name, PROGRESS}
+    assert voxels_in(tmp_path).items() <= answers.items()
+    told: list[str] = []
+    seg3d.predict(run, scans, tmp_path, tell=told.append)
+    assert f"1/3 {scans[0].name}: answered to before" in told
+    assert voxels_in(tmp_path) == answers
+    assert PROGRESS not in names_in(tmp_path)
+
+
+def test_a_prediction_that_was_killed_goes_on_where_it_stopped(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    command = [sys.executable, "-m", "seg3d.cli", "predict", str(run), *map(str, scans), "--output", str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (target / PROGRESS).exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    seg3d.predict(run, scans, target)
+    assert voxels_in(target) == answers
+
+
+def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(scans[0].read_bytes()[:100])
+    target = tmp_path / "out"
+    for settings, before in (([], 0), ([], 1), (["predict.mirror=[x]"], 0)):
+        told: list[str] = []
+        with pytest.raises(FaultsError):
+            seg3d.predict(run, [scans[0], broken], target, overrides=settings, tell=told.append)
+        assert sum(line.endswith("answered to before") for line in told) == before
+    for _ in range(2):
+        told = []
+        seg3d.predict(run, scans[:1], target, tell=told.append)
+        assert not any(line.endswith("answered to before") for line in told)
+
+
+def test_a_scan_with_nan_is_named_and_the_others_go_on(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    scan = nib.load(scans[0])
+    values = scan.get_fdata(dtype=np.float32)
+    values[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(values, scan.affine), tmp_path / "holes.nii.gz")
+    with pytest.raises(FaultsError, match=r"holes.nii.gz.*not finite"):
+        seg3d.predict(run, [tmp_path / "holes.nii.gz", scans[1]], tmp_path / "out")
+    assert set(voxels_in(tmp_path / "out")) == {scans[1].name}
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 2), (3, 5, 40)])
+def test_scans_thinner_than_a_tile_are_answered_to(run: Path, tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    nib.save(nib.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), tmp_path / "thin.nii.gz")
+    (answer,) = seg3d.predict(run, [tmp_path / "thin.nii.gz"], tmp_path / "out")
+    assert nib.load(answer).shape == shape
+
+
+def test_the_way_of_tiling_is_told_and_exact_is_refused_for_instance_norm(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    seg3d.predict(run, scans[:1], tmp_path, tell=told.append)
+    assert told[0].startswith("exact tiles: an answer depends on")
+    with pytest.raises(ConfigError, match="instance norm looks at all of a tile"):
+        seg3d.predict(run, scans[:1], tmp_path, overrides=["predict.tiling=exact", "model.norm=instance"])
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_items_come_back_in_order_and_no_more_than_one_is_read_ahead(ahead: bool) -> None:
+    done: list[str] = []
+
+    def load(item: int) -> int:
+        done.append(f"read {item}")
+        return item
+
+    def make(item: int, loaded: int) -> int:
+        done.append(f"make {item}")
+        return loaded
+
+    def store(item: int, _: int) -> None:
+        done.append(f"write {item}")
+
+    found = list(overlapped(range(4), load, make, store, ahead=ahead))
+    assert found == [(item, None) for item in range(4)]
+    for item in range(4):
+        assert done.index(f"read {item}") < done.index(f"make {item}") < done.index(f"write {item}")
+        if item < 2:
+            assert done.index(f"make {item}") < done.index(f"read {item + 2}")
+        if item < 3 and not ahead:
+            assert done.index(f"write {item}") < done.index(f"read {item + 1}")
