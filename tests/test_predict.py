@@ -15,7 +15,7 @@ import pytest
 from study import make_study
 
 import seg3d
-from seg3d.errors import ConfigError, FaultsError
+from seg3d.errors import FaultsError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
 from seg3d.verbs.scans import PROGRESS
@@ -138,7 +138,7 @@ def test_the_way_of_tiling_is_told_and_exact_is_refused_for_instance_norm(
     told: list[str] = []
     seg3d.predict(run, scans[:1], tmp_path, tell=told.append)
     assert told[0].startswith("exact tiles: an answer depends on")
-    with pytest.raises(ConfigError, match="instance norm looks at all of a tile"):
+    with pytest.raises(FaultsError, match="instance norm looks at all of a tile"):
         seg3d.predict(run, scans[:1], tmp_path, overrides=["predict.tiling=exact", "model.norm=instance"])
 
 

@@ -214,4 +214,5 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "data.folders": ("data.folders", "data.layout"),
+    "predict.tiling": ("predict.tiling", "model.norm", "model.kind"),
 }

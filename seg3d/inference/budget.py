@@ -101,7 +101,7 @@ def plan_exact(job: Job, tile: Shape | None, memory: int) -> ExactTiles:
             ranges = aligned_ranges(job.size[0], slab, job.geometry.stride[0])
             work = _work(job, 0, ranges) * _work(job, 1, cut[0]) * _work(job, 2, cut[1]) * (1 + 0.5 / chunk)
             if best is None or work < best[0]:
-                best = work, ExactTiles((ranges, *cut), chunk)
+                best = work, ExactTiles((ranges, *cut), chunk, int(needed))
         if best is not None and best[1].whole_planes and len(best[1].ranges[0]) == 1:
             break  # nothing needs less work
     if best is None:

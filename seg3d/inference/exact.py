@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,15 +34,17 @@ class ExactTiles:
         ranges: First voxel and the one behind the last of the parts of each axis, the slab axis first; they cover it
             and begin at multiples of the stride.
         chunk: Planes that the network takes at a time.
+        pass_bytes: What a pass is expected to hold at once.
     """
 
     ranges: tuple[tuple[Range, ...], tuple[Range, ...], tuple[Range, ...]]
     chunk: int
+    pass_bytes: int
 
     def after(self, done: int, stride: int) -> ExactTiles:
         """What is left to do once all planes before ``done`` are there."""
         slabs = [(max(a, done // stride * stride), b) for a, b in self.ranges[0] if b > done]
-        return ExactTiles((tuple(slabs), *self.ranges[1:]), self.chunk)
+        return replace(self, ranges=(tuple(slabs), *self.ranges[1:]))
 
     @property
     def whole_planes(self) -> bool:

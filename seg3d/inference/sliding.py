@@ -19,11 +19,13 @@ from seg3d.inference.forward import Forward
 from seg3d.inference.reach import Geometry, geometry
 from seg3d.inference.source import Source
 from seg3d.models.planar import Planar
+from seg3d.training.memory import map_large_blocks
 from seg3d.volume import Border, Shape
 
 Mode = Callable[[nn.Module], AbstractContextManager[None]]
 Tiling = Literal["auto", "exact", "blended"]
 _log = logging.getLogger(__name__)
+_HOLES = 4  # times the memory in use, that a heap which keeps what is freed may grow to
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -219,7 +221,10 @@ class _Turned:
             size = _shape([-(-n // s) * s for n, s in zip(larger, geometry.stride, strict=True)])
         channels = self._image.shape[0]
         job = Job(self._network, self._forward, geometry, self._margin, size, channels, len(self._views))
-        tiles = plan_exact(job, self._tile, memory).after(done + _centred(size, self.shape)[0], geometry.stride[0])
+        plan = plan_exact(job, self._tile, memory)
+        if _HOLES * plan.pass_bytes > memory:
+            map_large_blocks()
+        tiles = plan.after(done + _centred(size, self.shape)[0], geometry.stride[0])
         sources = self._sources(size)
         return size, exact_slabs(self._forward, sources, geometry, self._margin, tiles, self._activate)
 

@@ -9,7 +9,7 @@ whole volume.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -95,7 +95,27 @@ class _Fork:
                 part = part[:, :, :count]
             parts.append(part)
             count -= part.shape[2]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return _together(parts)
+
+
+def _together(parts: Sequence[torch.Tensor], before: int = 0, after: int = 0) -> torch.Tensor:
+    """Planes one after the other, with planes of zeros before and after them, the channels last in memory.
+
+    ``torch.cat`` would choose another order in memory where the parts are slices, and the next step copy it all.
+    """
+    if len(parts) == 1 and not before and not after:
+        return parts[0]
+    first = parts[0]
+    planes = before + sum(part.shape[2] for part in parts) + after
+    shape = (*first.shape[:2], planes, *first.shape[3:])
+    found = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_LAST[first.ndim])
+    found[:, :, :before] = 0
+    found[:, :, planes - after :] = 0
+    at = before
+    for part in parts:
+        found[:, :, at : at + part.shape[2]] = part
+        at += part.shape[2]
+    return found
 
 
 class _Fed:
@@ -127,10 +147,10 @@ class _Fed:
         return [found]
 
     def _with_neighbours(self, part: torch.Tensor) -> torch.Tensor:
-        zeros = part.new_zeros((*part.shape[:2], self._step.padding, *part.shape[3:]))
-        before = zeros if self._held is None else self._held
-        parts = [p for p in (before, part, zeros if not self._left else zeros[:, :, :0]) if p.shape[2]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        """The part after the planes that were held, and between the zeros of the padding at the ends."""
+        before = self._waiting if self._held is None else 0
+        parts = [part] if self._held is None else [self._held, part]
+        return _together(parts, before, 0 if self._left else self._step.padding)
 
     def _hold(self, given: torch.Tensor, used: int) -> None:
         """Keep what the next outputs need; a copy, so that the rest can go."""
@@ -194,7 +214,7 @@ def _fused(join: Join, planes: Planes, total: int) -> Planes:
         if held is None and not left:
             yield join.fuse(part, 1)
             return
-        given = part if held is None else torch.cat([held, part], dim=2)
+        given = _together([part] if held is None else [held, part])
         # without padding, plane 0 is the one before the first coarse plane's block
         first = 1 if held is None else 2
         last = 2 * given.shape[2] + (1 if not left else 0)

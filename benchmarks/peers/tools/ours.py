@@ -125,8 +125,8 @@ BUDGETS = {  # up to so many CPU-seconds: what the validation cases chose
     900: ["model.features=[16, 32, 64]", "train.optimizer.learning_rate=4.0e-3", "train.ema_decay=0.98"],
     1e9: ["model.features=[16, 32, 64]", "train.optimizer.learning_rate=3.0e-3", "train.ema_decay=0.99"],
 }
-STEPS, TRIAL_STEPS = 10, 4  # of an epoch
-RESERVE = 0.08  # of the budget: validation, and steps that take longer than the ones that were measured
+STEPS, TRIAL_STEPS = 5, 8  # of an epoch; of one that is only timed
+RESERVE = 0.08  # of the budget: for steps that take longer than those that were measured, and what is done once
 
 
 def _hippocampus(data: Path, folder: Path) -> list[str]:
@@ -155,7 +155,10 @@ def prepare_training(data: Path, folder: Path) -> None:
 
 
 def train_for(folder: Path, seconds: float, overrides: Sequence[str] = ()) -> Measures:
-    """A run whose schedule ends where the CPU time is used up, by the time that some steps take before it."""
+    """A run whose schedule ends where the CPU time is used up, by the time that some steps take before it.
+
+    The last weights are taken, so that no CPU time goes into validation.
+    """
     import seg3d
 
     data = Path(json.loads((folder / "split.json").read_text())["data"])
@@ -163,13 +166,13 @@ def train_for(folder: Path, seconds: float, overrides: Sequence[str] = ()) -> Me
     settings = [*_hippocampus(data, folder), *chosen, *overrides]
     warm = "train.schedule.warmup_steps=1"
     few = f"sampling.patches_per_epoch={2 * TRIAL_STEPS}"
-    trial = [f"output_dir={folder / 'trial'}", few, "train.max_epochs=3", "train.validate_every=3", warm]
+    trial = [f"output_dir={folder / 'trial'}", few, "train.max_epochs=2", "train.validate_every=3", warm]
     marks: list[float] = []
     seg3d.train(CONFIGS / "hippocampus3d.yaml", [*settings, *trial], tell=lambda _: marks.append(cpu_seconds()))
-    # the first epoch has what is done once, the third the validation
+    # the first epoch has what is done once
     epoch = (marks[1] - marks[0]) * STEPS / TRIAL_STEPS
-    epochs = max(1, int((1 - RESERVE) * seconds / epoch) - 1)
-    length = [f"train.max_epochs={epochs}", f"train.validate_every={epochs}"]
+    epochs = max(1, int((1 - RESERVE) * seconds / epoch))
+    length = [f"train.max_epochs={epochs}", f"train.validate_every={epochs + 1}"]
     started = cpu_seconds()
     warm = f"train.schedule.warmup_steps={max(1, min(20, STEPS * epochs // 10))}"
     run = seg3d.train(CONFIGS / "hippocampus3d.yaml", [*settings, *length, warm])
