@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from study import make_study
 
 import seg3d
@@ -89,7 +91,8 @@ def test_a_prediction_that_was_killed_goes_on_where_it_stopped(
 ) -> None:
     target = tmp_path / "out"
     command = [sys.executable, "-m", "seg3d.cli", "predict", str(run), *map(str, scans), "--output", str(target)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number rounds differently
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | threads)
     while process.poll() is None and not (target / PROGRESS).exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
