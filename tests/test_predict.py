@@ -168,3 +168,18 @@ def test_items_come_back_in_order_and_no_more_than_one_is_read_ahead(ahead: bool
             assert done.index(f"make {item}") < done.index(f"read {item + 2}")
         if item < 3 and not ahead:
             assert done.index(f"write {item}") < done.index(f"read {item + 1}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_another_engine_gives_the_labels_that_torch_gives(
+    run: Path, scans: list[Path], tmp_path: Path, backend: str
+) -> None:
+    pytest.importorskip(backend)
+    blended = ["predict.tiling=blended"]
+    seg3d.predict(run, scans[:1], tmp_path / "torch", overrides=blended)
+    seg3d.predict(run, scans[:1], tmp_path / backend, overrides=[*blended, f"predict.backend={backend}"])
+    (expected,), (found,) = (voxels_in(tmp_path / name).values() for name in ("torch", backend))
+    assert np.mean(np.frombuffer(found, np.uint8) == np.frombuffer(expected, np.uint8)) > 0.999
+    with pytest.raises(FaultsError, match="takes tiles as a whole"):
+        seg3d.predict(run, scans[:1], overrides=[f"predict.backend={backend}", "predict.tiling=exact"])

@@ -284,6 +284,11 @@ class PredictSection(Section):
         description="exact: the answer of one pass over the whole scan, for model.norm batch or none; blended: "
         "overlapping tiles, averaged with Gaussian weights; auto: exact where the network allows it",
     )
+    backend: Literal["torch", "openvino", "onnxruntime"] = Field(
+        default="torch",
+        description="what computes the network on the CPU, in blended tiles; the others are extras and are checked "
+        "against torch when they are loaded",
+    )
     tile_size: Sizes | None = Field(
         default=None,
         description="tile size along x, y and z, voxels; null: exact tiles as the memory allows, blended ones as the "

@@ -148,6 +148,10 @@ class Config(Section):
         return faults
 
     def _attention_faults(self) -> list[Fault]:
+        if self.predict.attention and self.predict.backend != "torch":
+            return [
+                Fault("predict.attention", "wrong_value", f"{self.predict.backend} gives no gates", fix="backend torch")
+            ]
         if not self.predict.attention or (self.model.kind == "attention_unet" and len(self.model.features) > 1):
             return []
         return [Fault("predict.attention", "wrong_value", "this network has no gates", fix="model.kind attention_unet")]
@@ -159,6 +163,8 @@ class Config(Section):
             reasons.append("instance norm looks at all of a tile")
         if self.model.kind == "attention_unet":
             reasons.append("how far gates look is not known")
+        if self.predict.backend != "torch":
+            reasons.append(f"{self.predict.backend} takes tiles as a whole")
         if self.predict.tiling != "exact" or not reasons:
             return []
         what = f"this network cannot be tiled exactly: {', and '.join(reasons)}"
@@ -209,10 +215,10 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "augment.elastic.control_points": ("augment.elastic", "sampling.patch_size", *_OF_DIMS),
     "sampling.neighbours": ("sampling.neighbours", *_OF_DIMS),
     "sampling.balance": ("sampling.balance", *_OF_DIMS),
-    "predict.attention": ("predict.attention", "model.kind", "model.features"),
+    "predict.attention": ("predict.attention", "predict.backend", "model.kind", "model.features"),
     "augment.rot90": ("augment.rot90", "sampling.patch_size"),
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "data.folders": ("data.folders", "data.layout"),
-    "predict.tiling": ("predict.tiling", "model.norm", "model.kind"),
+    "predict.tiling": ("predict.tiling", "predict.backend", "model.norm", "model.kind"),
 }

@@ -17,6 +17,7 @@ from seg3d.cases import Region
 from seg3d.config import Config, load_config
 from seg3d.digest import sha256_file, sha256_tensors
 from seg3d.errors import RunError
+from seg3d.inference.backends import compiled
 from seg3d.inference.ensemble import McDropout
 from seg3d.inference.predictor import Predictor
 from seg3d.training.outcome import chosen_checkpoint, read_weights
@@ -104,7 +105,10 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
     model = read_model(members[0].folder)
     labels: dict[str, int] = model["labels"]
     device = torch.device(build.device_type(config))
-    network, *others = (member.network.to(device) for member in members)
+    size = (n + 2 * m for n, m in zip(config.sampling.patch_size, build.build_margin(config), strict=True))
+    tile = torch.zeros(1, len(model["channels"]), *size, device=device)
+    backend = config.predict.backend
+    network, *others = (compiled(member.network.to(device), backend, tile) for member in members)
     keep_largest, min_size_ml = build.build_clean_up(config, labels)
     return Predictor(
         network,
