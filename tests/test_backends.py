@@ -82,6 +82,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ENGINES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_answers_as_in_torch_whatever_mode_torch_is_in(name: str, backend: Any) -> None:
@@ -196,6 +197,7 @@ def test_no_engine_is_called_by_an_unknown_name(network: nn.Module) -> None:
         CompiledNetwork(network, "tensorrt")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_nothing_is_written_or_sent(tmp_path: Path) -> None:
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()

@@ -203,6 +203,7 @@ def test_a_fused_step_that_could_not_be_clipped_is_refused(study: Path) -> None:
         load_config(study, ["train.optimizer.implementation=fused", "train.precision=fp16"])
 
 
+@pytest.mark.slow
 def test_a_fused_step_trains(study: Path, reference: Path) -> None:
     run = seg3d.train(study, ["train.max_epochs=1", "train.optimizer.implementation=fused"], tell=lambda _: None)
     found, expected = ([float.fromhex(loss) for loss in losses_of(r)] for r in (run, reference))

@@ -332,6 +332,7 @@ def test_a_result_that_is_not_that_of_the_trace_is_told(copied: Path) -> None:
     assert "records do not fit" in page_of(seg3d.report(copied)).words
 
 
+@pytest.mark.slow
 def test_a_run_of_pictures_has_no_millilitres(tmp_path: Path) -> None:
     run = seg3d.train(make_planar_study(tmp_path, "pictures"), ["train.max_epochs=1"])
     score_test_cases(run)
@@ -342,6 +343,7 @@ def test_a_run_of_pictures_has_no_millilitres(tmp_path: Path) -> None:
     assert sum(tag == "img" for tag, _ in page.elements) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_regions_is_judged_by_its_regions(tmp_path: Path) -> None:
     write_phantom_dataset(tmp_path / "data", PhantomSpec(cases=5, kind="hippocampus", shape=(24, 24, 24)))
     (tmp_path / "tiny.yaml").write_text(TINY.format(folder=tmp_path))
