@@ -87,7 +87,7 @@ def train_steps(steps: int, mark: Callable[[], None], dataset: Path, folder: Pat
             "train.precision=fp32",
             "tracking.enabled=false",
         ],
-        tell=lambda _: mark(),
+        tell=_at_epochs(mark),
     )
 
 
@@ -118,6 +118,11 @@ def predict_command(dataset: Path, model: Path, folder: Path) -> list[str]:
     """Predicts the first scan into ``folder / "answers"``."""
     scan = min((dataset / "imagesTr").iterdir())
     return ["seg3d", "predict", str(model), str(scan), "--output", str(folder / "answers")]
+
+
+def _at_epochs(mark: Callable[[], None]) -> Callable[[str], None]:
+    """What a run is to call with its lines, so that the end of each epoch is marked; it tells other things, too."""
+    return lambda line: mark() if line.startswith("epoch ") else None
 
 
 BUDGETS = {  # up to so many CPU-seconds; chosen on validation cases for the first alone, by a few short trials
@@ -175,7 +180,8 @@ def train_for(folder: Path, seconds: float, overrides: Sequence[str] = ()) -> Me
     few = f"sampling.patches_per_epoch={TRIAL_PATCHES}"
     trial = [f"output_dir={folder / 'trial'}", few, "train.max_epochs=4", "train.validate_every=5", warm]
     marks: list[float] = []
-    seg3d.train(CONFIGS / "hippocampus3d.yaml", [*settings, *trial], tell=lambda _: marks.append(cpu_seconds()))
+    note = _at_epochs(lambda: marks.append(cpu_seconds()))
+    seg3d.train(CONFIGS / "hippocampus3d.yaml", [*settings, *trial], tell=note)
     # the first epoch has what is done once; the least disturbed of the others counts
     epoch = min(b - a for a, b in itertools.pairwise(marks)) * PATCHES / TRIAL_PATCHES
     epochs = max(1, int((1 - RESERVE) * seconds / epoch))
