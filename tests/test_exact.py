@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -276,29 +274,3 @@ def test_maps_resampled_slab_by_slab_are_those_resampled_at_once(
     found = np.concatenate([resampler.feed(values[:, a : a + chunk]) for a in range(0, old[0], chunk)], axis=1)
     for one, expected in zip(found, values, strict=True):
         np.testing.assert_allclose(one, resample_probability(expected, new), atol=1e-6)
-
-
-_CHILD = """
-import resource, sys, torch
-from seg3d.inference.sliding import SlidingWindow
-from seg3d.models import ReducedUNet
-from seg3d.training.memory import keep_freed_memory
-*shape, limit = map(int, sys.argv[1:])
-keep_freed_memory()
-network = ReducedUNet(1, 3, features=(8, 16, 32), norm="batch").eval()
-image = torch.zeros(1, *shape, dtype=torch.float16)
-window = SlidingWindow((32, 32, 32), memory_bytes=limit << 20)
-for _ in window.slabs(network, image, [0.0]):
-    pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "limit_mib"), [((96, 128, 128), 450), ((96, 256, 256), 600), ((64, 512, 512), 900), ((64, 512, 512), 600)]
-)
-def test_the_process_stays_within_its_memory(shape: tuple[int, int, int], limit_mib: int) -> None:
-    command = [sys.executable, "-c", _CHILD, *map(str, (*shape, limit_mib))]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert int(found.stdout) <= limit_mib

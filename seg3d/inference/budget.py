@@ -22,7 +22,7 @@ from seg3d.models.planar import Planar
 from seg3d.volume import Shape
 
 KEY = "predict.memory_gib"
-# scratch space of the kernels and holes in the heap, on top of what is counted; the largest share measured was 0.35
+# for scratch space of the kernels and holes in the heap, which the count does not see; some networks need more
 _SLACK = 1.4
 _LARGEST_CHUNK = 16
 _PART_VOXELS = 1 << 20  # of the input: enough work for a call, and more does not help

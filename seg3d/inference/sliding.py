@@ -26,6 +26,7 @@ Mode = Callable[[nn.Module], AbstractContextManager[None]]
 Tiling = Literal["auto", "exact", "blended"]
 _log = logging.getLogger(__name__)
 _HOLES = 4  # times the memory in use, that a heap which keeps what is freed may grow to
+_SMALLEST_MAPPED = 1 << 20
 _OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
@@ -150,6 +151,8 @@ class SlidingWindow:
             device: Where the network is; ``None``: where the image is.
         """
         turned = _Turned(self, network, image, outside, device or image.device, mode)
+        if self.memory_bytes is not None:
+            map_large_blocks(_SMALLEST_MAPPED)  # a limit holds for the holes in the heap, too
         memory = available_bytes(turned.device, self.memory_bytes)
         done = 0
         while done < turned.shape[0]:

@@ -28,14 +28,17 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_M_MMAP_THRESHOLD, _LARGE) and libc.mallopt(_M_TRIM_THRESHOLD, _LARGE))
 
 
-def map_large_blocks() -> bool:
-    """Have blocks of 32 MiB and more come from the kernel one by one again; whether glibc could be asked.
+def map_large_blocks(smallest: int = _MIDDLE) -> bool:
+    """Have blocks from a size on come from the kernel one by one again; whether glibc could be asked.
 
     For volumes so large that the holes which they leave between them in the heap would cost more than page faults do:
     of a scan of 512 x 512 x 1000 voxels the heap took 4.7 GiB where 1.4 were in use at once.
+
+    Args:
+        smallest: Bytes; 32 MiB unless given.
     """
     libc = _glibc()
-    return libc is not None and bool(libc.mallopt(_M_MMAP_THRESHOLD, _MIDDLE))
+    return libc is not None and bool(libc.mallopt(_M_MMAP_THRESHOLD, smallest))
 
 
 def give_back_memory() -> bool:
