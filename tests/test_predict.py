@@ -107,7 +107,7 @@ def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(scans[0].read_bytes()[:100])
     target = tmp_path / "out"
-    for settings, before in (([], 0), ([], 1), (["predict.mirror=[x]"], 0)):
+    for settings, before in (([], 0), ([], 1), (["predict.mirror=[x]"], 0), (["sampling.border=mirror"], 0)):
         told: list[str] = []
         with pytest.raises(FaultsError):
             seg3d.predict(run, [scans[0], broken], target, overrides=settings, tell=told.append)

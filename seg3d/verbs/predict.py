@@ -131,9 +131,10 @@ def _predict_scans(
 ) -> list[Path]:
     """Answer to each scan that has no answer yet; what fails is told, and the others go on."""
     made_by = {"seg3d": __version__, "members": [identity(member) for member in members]}
-    settings = config.predict.model_dump(mode="json", exclude={"memory_gib"})
+    # patches and borders count as tiles do; how much memory there is does not
+    settings = config.model_dump(mode="json", exclude={"predict": {"memory_gib"}})
     dropout = None if predictor.mc_dropout is None else vars(predictor.mc_dropout)
-    progress = Progress(target, made_by | {"predict": settings, "mc_dropout": dropout})
+    progress = Progress(target, made_by | {"config": settings, "mc_dropout": dropout})
     numbers = {scan.name: f"{number}/{len(scans)} {scan.name}" for number, scan in enumerate(scans, start=1)}
     left = [scan for scan in scans if not progress.has(scan)]
     for scan in scans:
