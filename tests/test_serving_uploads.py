@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -115,15 +116,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestCli
         yield client, folder
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_upload_is_refused_clearly_and_leaves_nothing(volumes: tuple[TestClient, Path], name: str) -> None:
-    make, status, words = BAD[name]
-    client, folder = volumes
+def assert_refused(served: tuple[TestClient, Path], make: Callable[[], Any], status: int, words: str) -> None:
+    client, folder = served
     answer = post(client, make())
     assert answer.status_code == status, answer.text
     assert words in answer.json()["detail"]
     assert str(folder) not in answer.text
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_upload_is_refused_clearly_and_leaves_nothing(volumes: tuple[TestClient, Path], name: str) -> None:
+    assert_refused(volumes, *BAD[name])
 
 
 def test_after_all_of_them_a_good_one_is_answered(volumes: tuple[TestClient, Path]) -> None:
@@ -148,12 +152,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_bad_picture_is_refused_clearly_and_leaves_nothing(pictures: tuple[TestClient, Path], name: str) -> None:
-    make, status, words = PICTURES[name]
-    client, folder = pictures
-    answer = post(client, make())
-    assert answer.status_code == status, answer.text
-    assert words in answer.json()["detail"]
-    assert list(folder.iterdir()) == []
+    assert_refused(pictures, *PICTURES[name])
 
 
 def test_memory_and_time_do_not_follow_a_bomb(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def _window(group: Sequence[nn.Module]) -> Window:
     first: Any = group[0]
     others = [module for module in group[1:] if not isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Dropout3d))]
     if isinstance(first, _POOLS):
-        size = int(first.kernel_size)  # type: ignore[arg-type]
+        size = int(first.kernel_size)  # type: ignore[arg-type]  # our pools are made with one number
         return Window(size, size, 0, finish=tuple(map(_finish, others)))
     if not isinstance(first, _CONVOLUTIONS):
         raise TypeError(f"a level begins with a convolution or a pooling, got {type(first).__name__}")

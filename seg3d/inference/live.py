@@ -22,7 +22,7 @@ class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors made inside the block that are in use, and the most there have been."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.peak = 0
         self._live = 0
         self._held: dict[int, tuple[int, int]] = {}  # of each storage: bytes, tensors that share it
