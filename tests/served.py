@@ -164,9 +164,10 @@ def picture_bytes(kind: str = "PNG", *, colour: bool = False) -> bytes:
     return file.getvalue()
 
 
-def png_of(width: int, height: int, pixels: bytes) -> bytes:
-    """A grey PNG of 8 bits whose stream is ``pixels`` packed, whatever its header promises."""
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(pixels, 9)))
+def png_of(width: int, height: int, pixels: bytes, *, bits: int = 8, colour: int = 0) -> bytes:
+    """A PNG, grey unless another type of colours is given, whose stream is ``pixels`` packed, whatever it promises."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels, 9)))
     packed = b"".join(_chunk(kind, content) for kind, content in (*chunks, (b"IEND", b"")))
     return b"\x89PNG\r\n\x1a\n" + packed
 

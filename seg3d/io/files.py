@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ def read_volume(path: Path) -> Volume:
     """All voxels of an image file ``(channel, x, y, z)`` in the file's own axes and, unless it scales them, type.
 
     Raises:
-        DataError: The file is missing, truncated or otherwise broken.
+        DataError: The file is missing, truncated or otherwise broken, or its voxels do not fit into memory.
     """
     header = read_header(path)
-    return Volume(_VOXELS[header.format](header), header.grid)
+    with _told_memory(header):
+        return Volume(_VOXELS[header.format](header), header.grid)
 
 
 def read_image(paths: Sequence[Path], channels: int) -> list[Volume]:
@@ -78,7 +81,8 @@ def read_label_map(path: Path, declared: Collection[int | None] = ()) -> Volume:
     if is_picture(path):
         header = read_header(path)
         known = frozenset(value for value in declared if value is not None)
-        return Volume(as_labels(picture.read_picture_labels(header, known), path), header.grid)
+        with _told_memory(header):
+            return Volume(as_labels(picture.read_picture_labels(header, known), path), header.grid)
     volume = read_volume(path)
     if volume.data.shape[0] != 1:
         raise DataError(
@@ -156,6 +160,20 @@ def answer_name(path: Path, *, real: bool = False) -> str:
     if real and (lossy or png):
         return f"{image_stem(path)}.tif"
     return f"{image_stem(path)}.png" if lossy else path.name
+
+
+@contextmanager
+def _told_memory(header: ImageHeader) -> Iterator[None]:
+    """Tell what did not fit into memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            "the voxels do not fit into memory",
+            where=header.path,
+            got=f"{header.channels * math.prod(header.grid.shape)} values of {header.dtype}",
+            fix="Crop or resample it, or use a machine with more memory.",
+        ) from error
 
 
 def _format(path: Path) -> str:

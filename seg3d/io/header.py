@@ -83,9 +83,10 @@ def checked_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any]) -> Gr
     if not np.isfinite(matrix).all():
         raise DataError("the affine is not finite", where=path, got=matrix.tolist())
     columns = matrix[:3, :3]
-    lengths = np.sqrt((columns**2).sum(axis=0))
-    # volume of the cell against that of a box of the same edges: 0 when the axes lie in a plane
-    if lengths.min() <= 0 or abs(np.linalg.det(columns)) < 1e-6 * float(lengths.prod()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        # volume of the cell against that of a box of the same edges: 0 when the axes lie in a plane
+        cell, box = abs(float(np.linalg.det(columns))), float(np.sqrt((columns**2).sum(axis=0)).prod())
+    if not (0 < box < math.inf and cell >= 1e-6 * box):  # so put that NaN is refused
         raise DataError(
             "the affine is singular: voxels have no volume",
             where=path,

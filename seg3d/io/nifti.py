@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid
+from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid, truncated
+from seg3d.io.packed import DEFLATE_LIMIT, PIECE, read_to_end, skip
 
 SUFFIXES = (".nii", ".nii.gz")
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _IMAGES: dict[Any, Any] = {nib.Nifti1Header: nib.Nifti1Image, nib.Nifti2Header: nib.Nifti2Image}
-_DEFLATE_LIMIT = 1032  # zlib cannot compress more than this
-_PIECE = 1 << 22
 
 
 def read_nifti_header(path: Path) -> ImageHeader:
@@ -39,8 +38,9 @@ def read_nifti_header(path: Path) -> ImageHeader:
     shape, channels = _split_channels(path, sizes)
     check_spacing(path, tuple(float(s) for s in native["pixdim"][1 : 1 + min(3, len(sizes))]))
     dtype = _dtype(path, native)
-    needed = int(native["vox_offset"]) + int(np.prod(shape, dtype=object)) * channels * dtype.itemsize
-    room = path.stat().st_size * (_DEFLATE_LIMIT if _is_compressed(path) else 1)
+    _check_scaling(path, native)
+    needed = _voxel_offset(path, native) + int(np.prod(shape, dtype=object)) * channels * dtype.itemsize
+    room = path.stat().st_size * (DEFLATE_LIMIT if _is_compressed(path) else 1)
     check_size(path, needed, room, shape)
     try:
         affine = native.get_best_affine()
@@ -53,7 +53,7 @@ def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
     """Voxels ``(channel, x, y, z)`` in the file's type, or float when the header scales them.
 
     Raises:
-        DataError: The file ends before its voxels do, or is damaged.
+        DataError: The file ends before its voxels do or long after them, or is damaged.
     """
     native = header.native
     stored = native.get_data_dtype()
@@ -62,17 +62,15 @@ def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
     voxels = np.empty(count, dtype=stored)
     with _open(header.path) as file:
         try:
-            _skip(file, int(native["vox_offset"]))
+            skip(file, _voxel_offset(header.path, native))
             filled = _fill(file, voxels)
-            if filled == voxels.nbytes and _is_compressed(header.path):
-                while file.read(_PIECE):  # to the end, where gzip compares its checksum
-                    pass
+            if filled < voxels.nbytes:
+                raise truncated(header.path, f"{filled} of {voxels.nbytes} bytes of voxels")
+            read_to_end(header.path, file)
         except (OSError, EOFError, zlib.error) as error:
-            raise _truncated(header.path, error) from error
-    if filled < voxels.nbytes:
-        raise _truncated(header.path, f"{filled} of {voxels.nbytes} bytes of voxels")
+            raise truncated(header.path, error) from error
     shaped = voxels.reshape((*header.grid.shape, header.channels), order="F")
-    return _scaled(np.moveaxis(shaped, -1, 0).astype(header.dtype, copy=False), native)
+    return _scaled(header.path, np.moveaxis(shaped, -1, 0).astype(header.dtype, copy=False), native)
 
 
 def is_placed(header: ImageHeader) -> bool:
@@ -120,7 +118,7 @@ def _native_header(path: Path) -> Any:
         try:
             raw = file.read(4096)
         except (OSError, EOFError, zlib.error) as error:
-            raise _truncated(path, error) from error
+            raise truncated(path, error) from error
     sizes = {struct.unpack(order + "i", raw[:4])[0] for order in "<>"} if len(raw) >= 4 else set()
     size = next((n for n in sorted(sizes) if n in _HEADERS), None)
     if size is None or len(raw) < size:
@@ -165,12 +163,30 @@ def _dtype(path: Path, native: Any) -> np.dtype[Any]:
     return dtype
 
 
-def _skip(file: BinaryIO, count: int) -> None:
-    while count > 0:
-        piece = file.read(min(count, _PIECE))
-        if not piece:
-            raise EOFError("the file ends within its header")
-        count -= len(piece)
+def _voxel_offset(path: Path, native: Any) -> int:
+    """Where the voxels begin, which NIfTI stores as a real number."""
+    offset = float(native["vox_offset"])
+    # libraries do not agree what an offset within the header means
+    if not np.isfinite(offset) or offset != int(offset) or offset < int(native["sizeof_hdr"]):
+        raise DataError(
+            "the place of the voxels in the file cannot be true",
+            where=path,
+            got=f"vox_offset {offset}",
+            expected=f"a whole number from {int(native['sizeof_hdr'])} on",
+            fix="Correct the header, or export the scan again.",
+        )
+    return int(offset)
+
+
+def _check_scaling(path: Path, native: Any) -> None:
+    """Refuse a scaling that makes every voxel infinite; a slope of 0 or NaN means that there is none."""
+    slope, inter = (float(native[name]) for name in ("scl_slope", "scl_inter"))
+    if np.isinf(slope) or (_is_scaled(slope) and not np.isfinite(inter)):
+        raise _unscalable(path, slope, inter)
+
+
+def _is_scaled(slope: float) -> bool:
+    return slope != 0 and not np.isnan(slope)
 
 
 def _fill(file: BinaryIO, voxels: NDArray[Any]) -> int:
@@ -179,26 +195,32 @@ def _fill(file: BinaryIO, voxels: NDArray[Any]) -> int:
     reader: io.BufferedIOBase = file  # type: ignore[assignment]  # both openers return buffered readers
     filled = 0
     while filled < voxels.nbytes:
-        count = reader.readinto(target[filled : filled + _PIECE])
+        count = reader.readinto(target[filled : filled + PIECE])
         if not count:
             break
         filled += count
     return filled
 
 
-def _scaled(voxels: NDArray[Any], native: Any) -> NDArray[Any]:
+def _scaled(path: Path, voxels: NDArray[Any], native: Any) -> NDArray[Any]:
     slope, inter = (float(native[name]) for name in ("scl_slope", "scl_inter"))
-    if slope == 0 or not np.isfinite(slope) or (slope == 1 and inter == 0):
+    if not _is_scaled(slope) or (slope == 1 and inter == 0):
         return voxels
-    inter = inter if np.isfinite(inter) else 0.0
     kind = np.float64 if voxels.dtype.itemsize > 4 else np.float32
     scaled: NDArray[Any] = voxels.astype(kind)
-    np.multiply(scaled, slope, out=scaled)
-    np.add(scaled, inter, out=scaled)
+    try:
+        with np.errstate(over="raise", invalid="ignore"):
+            np.multiply(scaled, slope, out=scaled)
+            np.add(scaled, inter, out=scaled)
+    except FloatingPointError as error:
+        raise _unscalable(path, slope, inter) from error
     return scaled
 
 
-def _truncated(path: Path, got: object) -> DataError:
+def _unscalable(path: Path, slope: float, inter: float) -> DataError:
     return DataError(
-        "the file is truncated or damaged", where=path, got=got, fix="Copy the file again from its source."
+        "the scaling makes voxels infinite",
+        where=path,
+        got=f"scl_slope {slope}, scl_inter {inter}",
+        fix="Correct the header, or export the scan again.",
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid
+from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid, truncated
+from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
 SUFFIXES = (".nrrd",)
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -24,7 +27,9 @@ _SCALARS = (
     *(sitk.sitkUInt64, sitk.sitkInt64, sitk.sitkFloat32, sitk.sitkFloat64),
 )
 _LARGEST_HEADER = 1 << 20
-_BEST_RATIO = {"raw": 1, "gzip": 1032, "gz": 1032, "bzip2": 50_000, "bz2": 50_000}
+_BEST_RATIO = {"raw": 1, "gzip": DEFLATE_LIMIT, "gz": DEFLATE_LIMIT}  # bytes of voxels that a byte can stand for
+_BEST_RATIO |= dict.fromkeys(("hex", "text", "txt", "ascii"), 4)  # the shortest number of 8 bytes: "0 "
+_EXPECTED = f"a type of numbers, sizes, and one of the encodings {', '.join(_BEST_RATIO)}"
 
 
 def read_nrrd_header(path: Path) -> ImageHeader:
@@ -61,7 +66,7 @@ def read_nrrd_voxels(header: ImageHeader) -> NDArray[Any]:
     try:
         image = header.native.Execute()
     except RuntimeError as error:
-        raise DataError("the file is truncated or damaged", where=header.path, got=_reason(error)) from error
+        raise truncated(header.path, _reason(error)) from error
     array = sitk.GetArrayFromImage(image)
     array = array[..., None] if array.ndim == 3 else array
     voxels: NDArray[Any] = array.transpose(3, 2, 1, 0)
@@ -88,6 +93,13 @@ def _scalar_type(reader: sitk.ImageFileReader) -> int:
     return int(kind)
 
 
+def item_size(kind: str) -> int | None:
+    """Bytes of a value of a type in any of its spellings, such as ``unsigned short int`` or ``uint16_t``."""
+    plain = re.sub(r"unsigned|signed|\s", "", kind.lower()).removesuffix("_t")
+    spellings = (plain, plain.removeprefix("u"), plain.removesuffix("int"))
+    return next((_ITEM_SIZE[name] for name in spellings if name in _ITEM_SIZE), None)
+
+
 def _check_text_header(path: Path) -> None:
     """Compare the promised voxels with the file's size, which ITK does only after allocating them."""
     try:
@@ -99,40 +111,57 @@ def _check_text_header(path: Path) -> None:
         raise DataError("the file cannot be opened", where=path, got=error) from error
     if not raw.startswith(b"NRRD000"):
         raise DataError("this is not a NRRD file", where=path, got="an empty file" if not raw else "another content")
-    text, _, _body = raw.partition(b"\n\n")
-    fields = dict(re.findall(r"^([a-z ]+): *(.+?)\r?$", text.decode("utf-8", "replace"), flags=re.MULTILINE))
+    fields, start = _text_fields(path, raw)
     if "data file" in fields or "datafile" in fields:
         raise DataError(
             "voxels in a second file are not supported", where=path, fix="Save header and voxels in one .nrrd file."
         )
-    sizes = [int(n) for n in re.findall(r"-?\d+", fields.get("sizes", ""))]
-    item = fields.get("type", "").replace("unsigned", "").replace("signed", "").replace(" ", "").removesuffix("_t")
-    item = item.removeprefix("u")
-    if sizes and item in _ITEM_SIZE and min(sizes) > 0:
-        needed = int(np.prod(sizes, dtype=object)) * _ITEM_SIZE[item]
-        body = path.stat().st_size - len(text) - 2
-        room = max(0, body) * _BEST_RATIO.get(fields.get("encoding", "raw").lower(), 8)
-        x, y, z = (*sizes, 1, 1, 1)[:3]
-        check_size(path, needed, room, (x, y, z))
-        if "gz" in fields.get("encoding", ""):
-            _check_gzip(path, len(text) + 2, needed)
+    encoding, item = fields.get("encoding", "").lower(), item_size(fields.get("type", ""))
+    sizes = tuple(int(n) for n in fields.get("sizes", "").split() if re.fullmatch("[0-9]{1,18}", n))
+    if encoding not in _BEST_RATIO or item is None or not sizes:
+        told = {name: fields.get(name) for name in ("type", "sizes", "encoding")}
+        raise DataError("the NRRD header cannot be read", where=path, got=told, expected=_EXPECTED)
+    needed = math.prod(sizes) * item
+    x, y, z = (*sizes, 1, 1, 1)[:3]
+    check_size(path, needed, max(0, path.stat().st_size - start) * _BEST_RATIO[encoding], (x, y, z))
+    if encoding in ("gz", "gzip"):
+        _refuse_skips(path, fields)
+        _check_gzip(path, start, needed)
 
 
-def _check_gzip(path: Path, offset: int, needed: int) -> None:
+def _text_fields(path: Path, raw: bytes) -> tuple[dict[str, str], int]:
+    """The fields of a header by their names in small letters, and where it ends."""
+    end = re.search(rb"\r?\n\r?\n", raw)
+    # a lone carriage return, which ITK takes for the end of a line, could hide a field
+    if end is None or re.search(rb"\r(?!\n)", raw[: end.end()]):
+        raise DataError("the NRRD header has no end that can be read", where=path, fix="Export the scan again.")
+    fields: dict[str, str] = {}
+    for line in raw[: end.start()].decode("utf-8", "replace").split("\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon and not line.startswith("#") and not value.startswith("="):  # neither a comment nor a user's own key
+            fields[name.lower()] = value.strip()
+    return fields, end.end()
+
+
+def _refuse_skips(path: Path, fields: dict[str, str]) -> None:
+    skips = {name: fields[name] for name in ("line skip", "lineskip", "byte skip", "byteskip") if name in fields}
+    if any(value != "0" for value in skips.values()):
+        raise DataError(
+            "skipping into packed voxels is not supported", where=path, got=skips, fix="Export the scan again."
+        )
+
+
+def _check_gzip(path: Path, start: int, needed: int) -> None:
     """ITK fills what a truncated stream lacks with zeros and only warns."""
     with path.open("rb") as file:
-        file.seek(offset)
-        count = 0
+        file.seek(start)
         try:
-            with gzip.GzipFile(fileobj=file) as stream:
-                while piece := stream.read(1 << 22):
-                    count += len(piece)
-        except (OSError, EOFError) as error:
-            raise DataError("the file is truncated or damaged", where=path, got=error) from error
-    if count < needed:
-        raise DataError(
-            "the file is truncated or damaged", where=path, got=f"{count} bytes", expected=f"{needed} bytes"
-        )
+            with gzip.GzipFile(fileobj=file) as opened:
+                stream: Any = opened
+                skip(stream, needed)
+                read_to_end(path, stream)
+        except (OSError, EOFError, zlib.error) as error:
+            raise truncated(path, error) from error
 
 
 def _reason(error: RuntimeError) -> str:

@@ -18,9 +18,9 @@ from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, PictureFacts, check_size, picture_grid, truncated
 from seg3d.io.itk import read_by_itk
+from seg3d.io.packed import DEFLATE_LIMIT, PADDING, deflated_size
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DEFLATE_LIMIT = 1032  # zlib cannot compress more than this
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
@@ -28,7 +28,6 @@ _ORIENTATION = 0x0112
 _ADAM7 = (  # first column and row of each pass of an interlaced picture, and the steps between its columns and rows
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-_PIECE = 1 << 22
 _WITHOUT_ALPHA = {2: 1, 4: 3}
 
 
@@ -57,7 +56,7 @@ def read_png_header(path: Path) -> ImageHeader:
         )
     samples = _SAMPLES[colour]
     packed = sum(chunk.size for chunk in chunks if chunk.kind == b"IDAT")
-    check_size(path, height * -(-width * samples * bits // 8), packed * _DEFLATE_LIMIT, (width, height, 1))
+    check_size(path, height * -(-width * samples * bits // 8), packed * DEFLATE_LIMIT, (width, height, 1))
     alpha = colour in (_GREY_ALPHA, _RGBA)
     facts = PictureFacts("png", bits, alpha, colour == _PALETTE, _is_turned(path, chunks))
     dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
@@ -69,7 +68,7 @@ def read_png_samples(header: ImageHeader) -> NDArray[Any]:
     """The samples ``(row, column, sample)`` as the file numbers them, alpha last: 0 to ``2**bits - 1``.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or its pixels unpack to more than its header says.
     """
     raw = header.path.read_bytes()
     _check_sums(header.path, raw)
@@ -143,19 +142,10 @@ def _check_sums(path: Path, raw: bytes) -> None:
 
 def _check_stream(header: ImageHeader, raw: bytes) -> None:
     """Unpack all rows once without keeping them: Pillow leaves missing ones black."""
-    stream, count = zlib.decompressobj(), 0
-    try:
-        for start, length in _extents(raw):
-            if raw[start : start + 4] == b"IDAT":
-                packed = raw[start + 4 : start + 4 + length]
-                while packed and not stream.eof:
-                    count += len(stream.decompress(packed, _PIECE))
-                    packed = stream.unconsumed_tail
-        count += len(stream.flush())
-    except zlib.error as error:
-        raise truncated(header.path, error) from error
     needed = _stream_size(raw)
-    if count < needed or not stream.eof:
+    parts = (raw[at + 4 : at + 4 + length] for at, length in _extents(raw) if raw[at : at + 4] == b"IDAT")
+    count = deflated_size(header.path, parts, needed + PADDING)
+    if count < needed:
         raise truncated(header.path, f"{count} of {needed} bytes of pixels")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -16,20 +17,21 @@ from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, PictureFacts, check_size, picture_grid, truncated
 from seg3d.io.itk import read_by_itk
+from seg3d.io.packed import DEFLATE_LIMIT, deflated_size
 
 _BROKEN = (
-    *(tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError),
-    *(struct.error, zlib.error, EOFError),
+    *(tifffile.TiffFileError, OSError, ValueError, ArithmeticError, KeyError, IndexError, TypeError),
+    *(RuntimeError, struct.error, zlib.error, EOFError),
 )
 _COLOURS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 _ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+_SLACK = 1024
 _LOSSLESS = {  # with how many bytes one byte can stand for at most
     COMPRESSION.NONE: 1,
-    COMPRESSION.ADOBE_DEFLATE: 1032,
-    COMPRESSION.DEFLATE: 1032,
+    COMPRESSION.ADOBE_DEFLATE: DEFLATE_LIMIT,
+    COMPRESSION.DEFLATE: DEFLATE_LIMIT,
     COMPRESSION.LZW: 4096,
     COMPRESSION.PACKBITS: 64,
-    COMPRESSION.LZMA: 8192,
 }
 
 
@@ -66,15 +68,18 @@ def read_tiff_samples(header: ImageHeader) -> NDArray[Any]:
     """The samples ``(row, column, sample)`` as the file numbers them, alpha last, with the highest as white.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or its pixels unpack to more than its header says.
     """
     try:
         with tifffile.TiffFile(header.path) as file:
             page: Any = file.pages[0]
+            _check_segments(header.path, file, page)
             by_itk = page.compression == COMPRESSION.LZW  # which tifffile leaves to another package
             array = read_by_itk(header.path, "TIFFImageIO") if by_itk else page.asarray()
             planar = page.axes.startswith("S") and not by_itk
             white_is_zero = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
+    except DataError:
+        raise
     except _BROKEN as error:
         raise truncated(header.path, error) from error
     width, height, _ = header.grid.shape
@@ -153,4 +158,18 @@ def _check_extent(path: Path, page: Any, shape: tuple[int, int, int]) -> None:
     if end > size:
         raise truncated(path, f"{size} bytes, {end} are promised")
     needed = -(-shape[0] * page.samplesperpixel * page.bitspersample // 8) * shape[1]
-    check_size(path, needed, sum(page.databytecounts) * _LOSSLESS[page.compression], shape)
+    # segments may overlap, which does not make the file larger
+    check_size(path, needed, min(size, sum(page.databytecounts)) * _LOSSLESS[page.compression], shape)
+
+
+def _check_segments(path: Path, file: tifffile.TiffFile, page: Any) -> None:
+    """Unpack every strip or tile once without keeping it: tifffile unpacks them to their end, whatever they hold."""
+    if page.compression not in (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE):
+        return
+    rows, columns, *rest = page.chunks
+    values = columns * math.prod(rest) * (rows if page.is_tiled else min(rows, page.imagelength))
+    most = values * max(8, page.bitspersample) // 8 + _SLACK
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if count:
+            file.filehandle.seek(offset)
+            deflated_size(path, [file.filehandle.read(count)], most)

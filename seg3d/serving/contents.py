@@ -13,6 +13,7 @@ from pathlib import Path
 
 from seg3d.io import read_header
 from seg3d.io.header import ImageHeader
+from seg3d.io.nrrd import item_size
 from seg3d.serving.packed import check_gzip, check_gzip_start, check_png
 from seg3d.serving.refusals import Refusal
 
@@ -35,8 +36,6 @@ _NRRD_FIELDS = frozenset(
         *("oldmin", "old max", "oldmax", "sample units"),
     )
 )
-_NRRD_BYTES = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "longlong": 8, "int64": 8}
-_NRRD_BYTES |= {"float": 4, "double": 8}
 
 
 @dataclass(frozen=True)
@@ -117,20 +116,13 @@ def _nrrd_facts(path: Path) -> _NrrdFacts:
     for line in raw[: end.start()].decode("utf-8", "replace").split("\n")[1:]:
         _take_nrrd_line(line.removesuffix("\r"), fields)
     sizes = tuple(int(n) for n in fields.get("sizes", "").split() if n.isdecimal() and len(n) < 10)
-    item = _nrrd_bytes(fields.get("type", ""))
+    item = item_size(fields.get("type", ""))
     encoding = fields.get("encoding", "")
     if not sizes or min(sizes) < 1 or fields.get("dimension") != str(len(sizes)) or item is None:
         raise Refusal(422, "the NRRD header has no sizes and type that can be read", fix="Export the scan again.")
     if encoding not in ("raw", "gzip", "gz"):
         raise Refusal(422, "the NRRD encoding cannot be used", got=encoding or "none", expected="raw or gzip")
     return _NrrdFacts(end.end(), sizes, math.prod(sizes) * item, encoding != "raw")
-
-
-def _nrrd_bytes(kind: str) -> int | None:
-    """Bytes of a value of a type in any of its spellings, such as ``unsigned short int`` or ``uint16_t``."""
-    plain = re.sub(r"unsigned|signed|\s", "", kind).removesuffix("_t")
-    spellings = (plain, plain.removeprefix("u"), plain.removesuffix("int"))
-    return next((_NRRD_BYTES[name] for name in spellings if name in _NRRD_BYTES), None)
 
 
 def _take_nrrd_line(line: str, fields: dict[str, str]) -> None:
