@@ -20,8 +20,15 @@ from seg3d.preparation import (
     restore_label,
     restore_probability,
 )
-from seg3d.preparation.resample import axis_weights, cubic, resample_image, resample_label, triangle
-from seg3d.volume import Grid, Volume
+from seg3d.preparation.resample import (
+    axis_weights,
+    cubic,
+    resample_image,
+    resample_label,
+    resample_probability,
+    triangle,
+)
+from seg3d.volume import Grid, Volume, bounding_box
 
 SHAPE = (20, 24, 28)
 NONE = (Normalisation("none"),)
@@ -253,3 +260,23 @@ def test_every_setting_changes_the_digest() -> None:
         Recipe(normalise=(Normalisation("minmax"),)),
     ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_box_of_a_mask_holds_all_of_it_and_no_more(order: str) -> None:
+    mask = np.zeros((5, 6, 7), bool, order=order)
+    assert bounding_box(mask) is None
+    mask[1, 5, 3] = mask[2, 4, 0] = True
+    assert bounding_box(mask) == (slice(1, 3), slice(4, 6), slice(0, 4))
+    assert bounding_box(np.ones((2, 3), bool)) == (slice(0, 2), slice(0, 3))
+
+
+def test_labels_of_small_boxes_are_resampled_as_if_they_filled_the_volume() -> None:
+    label = np.zeros((40, 30, 20), np.uint8)
+    label[3:9, 20:29, 1:7], label[30:33, 2:5, 15:18], label[20, 20, 10] = 1, 2, 3
+    found = resample_label(label, (20, 15, 10))
+    shares = {value: resample_probability((label == value).astype(np.float32), found.shape) for value in (1, 2)}
+    for value, share in shares.items():
+        assert (found[share > 0.5 + 1e-6] == value).all()
+        assert (share[found == value] > 0.4).all()
+    assert np.argwhere(found == 3).tolist() == [[10, 10, 5]]  # of which less than half would be left

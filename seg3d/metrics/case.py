@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from seg3d.metrics.lesions import Lesions, count_lesions
 from seg3d.metrics.overlap import Overlap, count_overlap, counted_voxels, label_masks
 from seg3d.metrics.surface import SurfaceScores, surface_scores
-from seg3d.volume import Spacing
+from seg3d.volume import Spacing, bounding_box
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def score_case(
         found, wanted = label_masks(prediction, reference, label, counted)
         overlap = count_overlap(found, wanted, size)
         # everything that is left to do happens where either mask is
-        box = (ndimage.find_objects((found | wanted).view(np.uint8)) or [(slice(0, 0),) * 3])[0]
+        box = bounding_box(found | wanted) or (slice(0, 0),) * 3
         scores[label] = LabelScore(
             overlap,
             surface_scores(found[box], wanted[box], spacing_mm, tolerance_mm, thin),

@@ -7,6 +7,7 @@ the shrink factor, so that no voxel of the source is skipped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
-from seg3d.volume import Grid, Shape, Spacing
+from seg3d.volume import Grid, Shape, Spacing, bounding_box
 
 Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
@@ -62,14 +63,15 @@ def resample_label(label: NDArray[Any], shape: Shape) -> NDArray[Any]:
     values = np.flatnonzero(np.bincount(label.ravel(order="K"))).tolist()
     if values == [0]:
         return found
-    share, place = _share(label != 0, shape)
+    masks = {value: _Mask.of(label == value) for value in values if value != 0}
+    share, place = _share(_Mask.of(label != 0), shape)
     best[place] -= share
-    for value in (v for v in values if v != 0):
-        share, place = _share(label == value, shape)
+    for value, mask in masks.items():
+        share, place = _share(mask, shape)
         won = share > best[place]
         found[place][won], best[place][won] = value, share[won]
-    for value in (v for v in values if v != 0):
-        _keep_components(label == value, found, value)
+    for value, mask in masks.items():
+        _keep_components(mask, found, value)
     return found
 
 
@@ -156,29 +158,57 @@ def _apply(values: NDArray[np.float32], weights: Sequence[sparse.csr_array | Non
     return values
 
 
-def _share(mask: NDArray[np.bool_], shape: Shape) -> tuple[NDArray[np.float32], tuple[slice, ...]]:
-    """Interpolated share of a mask, and the box of the new grid beyond which it is 0; the mask is not empty."""
-    box = ndimage.find_objects(mask.view(np.uint8))[0]
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """A mask that is not empty, as its box and what is in it: most labels fill a small part of a volume.
+
+    Attributes:
+        inside: The mask in its box.
+        box: Where that lies.
+        shape: Voxels of the whole.
+    """
+
+    inside: NDArray[np.bool_]
+    box: tuple[slice, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_]) -> _Mask:
+        """A mask ``(x, y, z)``."""
+        box = bounding_box(mask)
+        assert box is not None  # the label is there
+        return cls(mask[box].copy(), box, mask.shape)
+
+    def whole(self) -> NDArray[np.float32]:
+        """The mask ``(x, y, z)`` as 0 and 1."""
+        values = np.zeros(self.shape, dtype=np.float32)
+        values[self.box] = self.inside
+        return values
+
+
+def _share(mask: _Mask, shape: Shape) -> tuple[NDArray[np.float32], tuple[slice, ...]]:
+    """Interpolated share of a mask, and the box of the new grid beyond which it is 0."""
     weights, place = [], []
-    for old, new, part in zip(mask.shape, shape, box, strict=True):
+    for old, new, part in zip(mask.shape, shape, mask.box, strict=True):
         touched = axis_weights(old, new, triangle, 1.0)[:, part]
         rows = np.flatnonzero(np.diff(touched.indptr))
         place.append(slice(int(rows[0]), int(rows[-1]) + 1))
         weights.append(touched[place[-1]])
-    return _apply(mask[box].astype(np.float32), weights), tuple(place)
+    return _apply(mask.inside.astype(np.float32), weights), tuple(place)
 
 
-def _keep_components(mask: NDArray[np.bool_], found: NDArray[Any], value: int) -> None:
+def _keep_components(mask: _Mask, found: NDArray[Any], value: int) -> None:
     """Give each component of a class that has no voxel in ``found`` the voxel of its largest share."""
-    components, _ = ndimage.label(mask, structure=_CONNECTIVITY_26)
+    components, _ = ndimage.label(mask.inside, structure=_CONNECTIVITY_26)
+    first = [part.start for part in mask.box]
     ratio = np.array(mask.shape) / np.array(found.shape)
     share: NDArray[np.float32] | None = None
     for number, box in enumerate(ndimage.find_objects(components), start=1):
-        inside = np.argwhere(components[box] == number) + [part.start for part in box]
+        inside = np.argwhere(components[box] == number) + [a + part.start for a, part in zip(first, box, strict=True)]
         near = np.clip(np.floor((inside + 0.5) / ratio), 0, np.array(found.shape) - 1).astype(np.int64)
         if (found[tuple(near.T)] == value).any():
             continue
         if share is None:  # most label maps lose nothing
-            share = resample_probability(mask.astype(np.float32), found.shape)
+            share = resample_probability(mask.whole(), found.shape)
         best = near[int(share[tuple(near.T)].argmax())]
         found[tuple(best)] = value

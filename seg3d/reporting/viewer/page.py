@@ -125,19 +125,20 @@ def _facts(scene: Scene, rows: Sequence[Row]) -> dict[str, Any]:
 
 def _volumes(scene: Scene) -> dict[str, str]:
     """Every volume as base64 of a compressed NIfTI file."""
-    arrays = {"image": scene.grey.codes, **scene.maps}
-    arrays |= {name: heat.codes for name, heat in scene.heats.items()}
-    return {name: _nifti(data, scene) for name, data in arrays.items()}
+    heats = {name: heat.codes for name, heat in scene.heats.items()}
+    packed = {name: _nifti(data, scene) for name, data in {**scene.maps, **heats}.items()}
+    # grey values are noise in their last bits: from level 2 to 6 they take four times as long for 3 % less
+    return {"image": _nifti(scene.grey.codes, scene, level=2), **packed}
 
 
-def _nifti(data: NDArray[Any], scene: Scene) -> str:
+def _nifti(data: NDArray[Any], scene: Scene, level: int = 6) -> str:
     image = nib.Nifti1Image(data, scene.grid.affine)
     image.header.set_xyzt_units("mm")
-    return _packed(image.to_bytes())
+    return _packed(image.to_bytes(), level)
 
 
-def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
+def _packed(content: bytes, level: int = 6) -> str:
+    return base64.b64encode(gzip.compress(content, compresslevel=level, mtime=0)).decode()
 
 
 # the same in every page of a report; volumes are not kept
@@ -162,7 +163,7 @@ def _heat_stops() -> list[str]:
 
 def _still(name: str, scene: Scene, rows: Sequence[Row]) -> str:
     """Base64 of a PNG with a slice of each plane, for readers without scripts and for paper."""
-    table = np.array([0, *scene.values])  # figures colour by the value in the files
+    table = np.array([0, *scene.values], np.uint16)  # figures colour by the value in the files
     maps = {key: table[scene.maps[key]] for key in ("reference", "prediction") if key in scene.maps}
     image, low, step = scene.grey.codes, scene.grey.low, scene.grey.step
     window = ((scene.grey.window[0] - low) / step, (scene.grey.window[1] - low) / step)

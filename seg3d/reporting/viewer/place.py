@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from seg3d.errors import DataError
 from seg3d.reporting.figures import canonical
-from seg3d.volume import Grid, Volume
+from seg3d.volume import Grid, Volume, bounding_box
 
 _SAMPLES = 48  # voxel centres along an axis at which two grids are compared
 
@@ -94,10 +94,10 @@ def _covered_share(grid: Grid, own: Grid, to_own: NDArray[np.float64]) -> float:
 
 
 def _reaches_beyond(own: Volume, grid: Grid) -> bool:
-    found = ndimage.find_objects((own.data[0] != 0).view(np.uint8))
-    if not found:
+    box = bounding_box(own.data[0] != 0)
+    if box is None:
         return False
-    corners = np.array(list(itertools.product(*((part.start, part.stop - 1) for part in found[0]))), float)
+    corners = np.array(list(itertools.product(*((part.start, part.stop - 1) for part in box))), float)
     return not bool(_inside(corners, np.linalg.inv(grid.affine) @ own.grid.affine, grid).all())
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from seg3d.errors import DataError
 from seg3d.io import count_labels
@@ -19,7 +18,7 @@ from seg3d.reporting.outcome import outcome_of
 from seg3d.reporting.panels import window_of
 from seg3d.reporting.viewer.grey import Grey, is_ct, quantise
 from seg3d.reporting.viewer.place import Placed, place
-from seg3d.volume import Grid, Shape, Volume
+from seg3d.volume import Grid, Shape, Volume, bounding_box
 
 LARGE = 4_000_000  # voxels from which on an image is cropped to its content
 _MARGIN_MM = 5.0
@@ -178,13 +177,13 @@ def _content(data: NDArray[Any], maps: list[NDArray[Any]], grid: Grid, ct: bool)
         mask = data > low + _FAINT * (high - low)
     for labels in maps:
         mask |= labels > 0
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
+    content = bounding_box(mask)
+    if content is None:
         return None
     margins = [int(np.ceil(_MARGIN_MM / mm)) for mm in grid.spacing_mm]
     box = tuple(
         slice(max(0, part.start - margin), min(n, part.stop + margin))
-        for part, margin, n in zip(found[0], margins, data.shape, strict=True)
+        for part, margin, n in zip(content, margins, data.shape, strict=True)
     )
     kept = float(np.prod([part.stop - part.start for part in box]))
     return box if kept < 0.95 * data.size else None
