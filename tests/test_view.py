@@ -7,7 +7,10 @@ import gzip
 import html
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,8 @@ from seg3d.phantom import PhantomSpec, make_phantom
 from seg3d.reporting.outcome import CORRECT, MISSED, WRONG
 from seg3d.reporting.panels import OKABE_ITO
 from seg3d.reporting.viewer import fetch, viewer_page
-from seg3d.reporting.viewer.fetch import niivue_script
 from seg3d.reporting.viewer.grey import is_ct, quantise
+from seg3d.reporting.viewer.niivue import niivue_script
 from seg3d.verbs.view import parse_names, view
 from seg3d.volume import Grid, Volume
 
@@ -338,6 +341,13 @@ def test_without_npm_nothing_is_fetched_and_the_reason_is_told(
     monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
     assert fetch.main() == 1
     assert "npm is not installed" in capsys.readouterr().err
+
+
+def test_fetching_is_a_command_that_warns_of_nothing() -> None:
+    command = [sys.executable, "-m", "seg3d.reporting.viewer.fetch"]
+    done = subprocess.run(command, env={**os.environ, "PATH": ""}, capture_output=True, text=True, check=False)
+    assert "NiiVue" in done.stdout + done.stderr  # it is there, or there is no npm
+    assert "Warning" not in done.stderr
 
 
 def test_the_licence_of_niivue_is_part_of_a_page_that_holds_it() -> None:

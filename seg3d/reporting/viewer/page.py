@@ -24,7 +24,7 @@ from seg3d.reporting.figures import FigureCase, rows_figure
 from seg3d.reporting.outcome import CORRECT, MISSED, ONE_LABEL, SEVERAL_LABELS, WRONG
 from seg3d.reporting.outcome_figure import COLOURS
 from seg3d.reporting.panels import PLANES, best_slice
-from seg3d.reporting.viewer.fetch import HOW_TO_GET_IT, VERSION, niivue_script
+from seg3d.reporting.viewer.niivue import HOW_TO_GET_IT, VERSION, niivue_script
 from seg3d.reporting.viewer.scene import Scene, make_scene
 from seg3d.reporting.viewer.table import Row, label_rows
 from seg3d.volume import Volume
