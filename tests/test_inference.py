@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from seg3d.inference.cleanup import clean_up
 from seg3d.inference.inputs import find_scans
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.inference.tiling import gaussian_weights, tile_grid, tile_starts
+from seg3d.models import ReducedUNet
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,19 @@ def test_mirroring_averages_the_views() -> None:
 
     found = SlidingWindow((8, 8, 8), mirror=(0,)).probabilities(Left(), torch.zeros(1, 8, 8, 8), [0.0])
     torch.testing.assert_close(found, torch.full_like(found, 0.5))
+
+
+@pytest.mark.parametrize("tiling", ["exact", "blended"])
+def test_a_window_tells_its_planes_before_it_hands_them_on(tiling: Literal["exact", "blended"]) -> None:
+    told: list[tuple[int, int]] = []
+    network = ReducedUNet(1, 2, features=(4, 8), norm="batch")
+    window = SlidingWindow((8, 8, 8), (8, 8, 8), tiling, advance=lambda planes, total: told.append((planes, total)))
+    given = 0
+    for start, values in window.slabs(network, torch.zeros(1, 20, 9, 9), (0.0,)):
+        given += values.shape[1]
+        assert sum(planes for planes, _ in told) == given == start + values.shape[1]
+    assert len(told) > 1
+    assert {total for _, total in told} == {given} == {20}
 
 
 def parts() -> np.ndarray:

@@ -23,6 +23,7 @@ from seg3d.training.memory import map_large_blocks
 from seg3d.volume import Border, Shape
 
 Mode = Callable[[nn.Module], AbstractContextManager[None]]
+Advance = Callable[[int, int], None]
 Tiling = Literal["auto", "exact", "blended"]
 _log = logging.getLogger(__name__)
 _HOLES = 4  # times the memory in use, that a heap which keeps what is freed may grow to
@@ -78,6 +79,8 @@ class SlidingWindow:
         border: What lies beyond the volume: ``"constant"``, each channel's ``outside``, or ``"mirror"``, the volume
             mirrored at its faces.
         memory_bytes: What the process, or the GPU, may hold in all; ``None``: tiles take at most half of what is free.
+        advance: Called before planes are handed on, with how many these are and how many the whole volume has; what it
+            raises ends the prediction.
     """
 
     patch_size: Shape
@@ -91,6 +94,7 @@ class SlidingWindow:
     margin: Shape = (0, 0, 0)
     border: Border = "constant"
     memory_bytes: int | None = None
+    advance: Advance | None = None
 
     def choose(self, network: nn.Module, mode: Mode = evaluating) -> Choice:
         """Exact or blended, for a network in a mode.
@@ -163,6 +167,8 @@ class SlidingWindow:
                     start, values = part
                     fresh = values[:, done - start :]
                     done += fresh.shape[1]
+                    if self.advance is not None:
+                        self.advance(fresh.shape[1], turned.shape[0])
                     yield start + values.shape[1] - fresh.shape[1], fresh
             except _OUT_OF_MEMORY as error:
                 memory //= 2

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from seg3d.build.dataset import foreground
 from seg3d.config import load_config
-from seg3d.inference.exact import Slabs
 from seg3d.inference.predictor import Predictor
-from seg3d.inference.sliding import SlidingWindow, slab_axis
 from seg3d.io.picture import SUFFIXES as PICTURE_SUFFIXES
 from seg3d.serving.cards import model_card
 from seg3d.serving.inspection import Wanted
@@ -99,24 +95,6 @@ class _Checked(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@dataclass(frozen=True)
-class _TellingWindow(SlidingWindow):
-    """A window that tells how far it has come.
-
-    Attributes:
-        planes: Called with the planes that were handed on, and with those of the whole volume.
-    """
-
-    planes: Callable[[int, int], None] = lambda _, __: None
-
-    def slabs(self, network: nn.Module, image: torch.Tensor, outside: Sequence[float], **settings: Any) -> Slabs:
-        """As :meth:`SlidingWindow.slabs`."""
-        total = image.shape[1 + slab_axis(network)]
-        for start, values in super().slabs(network, image, outside, **settings):
-            self.planes(values.shape[1], total)
-            yield start, values
-
-
 @contextmanager
 def watched(predictor: Predictor, advance: Callable[[float], None]) -> Iterator[Predictor]:
     """A predictor with the same answers, which calls ``advance`` again and again with the share that is done.
@@ -135,7 +113,5 @@ def watched(predictor: Predictor, advance: Callable[[float], None]) -> Iterator[
         share += planes / (total * networks)
         advance(min(share, 1.0))
 
-    window = predictor.window
-    settings = {field.name: getattr(window, field.name) for field in fields(SlidingWindow)}
     with _Checked(lambda: advance(min(share, 1.0))):
-        yield replace(predictor, window=_TellingWindow(**settings, planes=count))
+        yield replace(predictor, window=replace(predictor.window, advance=count))
