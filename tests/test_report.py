@@ -244,6 +244,61 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(copied: Path)
     assert {row[-1] for row in page.cases} == {"other"}
 
 
+def edited(path: Path, *keys: Any, to: Any) -> None:
+    """Replace one value of a JSON document, or the last line of one per line."""
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    value = holder = json.loads(lines[-1])
+    for key in keys[:-1]:
+        holder = holder[key]
+    if keys:
+        holder[keys[-1]] = to
+    path.write_text("\n".join([*lines[:-1], json.dumps(value if keys else to)]) + "\n")
+
+
+def test_documents_of_another_shape_are_damaged_and_the_rest_is_shown(copied: Path) -> None:
+    edited(copied / "result.json", to=[])
+    edited(copied / "splits.json", "val", to=3)
+    edited(copied / "environment.json", "torch", to="2.0")
+    edited(copied / "data.json", "cases", to=None)
+    edited(copied / "model.json", "labels", to=["blob"])
+    edited(copied / "run.json", "config", "train", to=["fast"])
+    edited(copied / "sampling.jsonl", "classes", to=[1])
+    (copied / "verified.jsonl").write_text('"yes"\n')
+    (copied / "resumed.jsonl").write_text('{"changed": 1}\n')
+    page = page_of(seg3d.report(copied))
+    for name in ("splits", "environment", "data", "model", "run"):
+        assert f"{name}.json is damaged: " in page.words
+    for name in ("sampling", "verified", "resumed"):
+        assert f"{name}.jsonl is damaged: " in page.words
+    assert "result.json is damaged: Input should be a valid dictionary" in page.words
+    assert "environment.json is damaged: torch: Input should be a valid dictionary" in page.words
+    assert "not ended" in page.words
+    assert f"Dice {summary_of(copied)['foreground_dice']['mean']:.3f}" in page.words
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "to", "got"),
+    [
+        ("test/summary.json", (), [], "valid dictionary"),
+        ("test/summary.json", ("metric_per_case", 0, "metrics"), 3, "metric_per_case.0.metrics: "),
+        ("test/summary.json", ("metric_per_case", 0, "metrics", "1"), {}, "metric_per_case.0.metrics.1.Dice: "),
+        ("test/summary.json", ("per_label", "1", "IoU"), None, "per_label.1.IoU: "),
+        ("test/summary.json", ("per_label",), {}, "labels of the cases"),
+        ("test/summary.json", ("foreground_dice", "n"), "many", "foreground_dice.n: "),
+        ("evaluations.jsonl", ("summary",), 1, "summary: "),
+        ("evaluations.jsonl", (), "none", "valid dictionary"),
+    ],
+)
+def test_scores_of_another_shape_are_an_error_that_names_the_file(
+    copied: Path, name: str, keys: tuple[Any, ...], to: Any, got: str
+) -> None:
+    edited(copied / name, *keys, to=to)
+    with pytest.raises(RunError) as error:
+        seg3d.report(copied)
+    assert str(copied / name) in str(error.value)
+    assert got in str(error.value)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         seg3d.report(tmp_path)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from seg3d.errors import DataError
 from seg3d.reporting.figures import FigureCase, worst_median_best, worst_median_best_figure
 from seg3d.reporting.loading import CaseFiles, image_of, load_case
 
@@ -74,8 +75,9 @@ def mean_dice(row: Mapping[str, Any]) -> float | None:
 
 
 def _files(row: Mapping[str, Any], image: Path, find_map: Callable[[str], Path]) -> CaseFiles:
-    reference, prediction = row["reference_file"], find_map(row["prediction_file"])
+    reference, prediction = row.get("reference_file"), row.get("prediction_file")
+    if prediction is None:
+        raise DataError("the summary does not say where the prediction lies", where=row["case"])
     # a case that is declared negative has no label map
-    return CaseFiles(
-        str(row["case"]), image, prediction, None if reference is None else find_map(reference), reference is None
-    )
+    wanted = None if reference is None else find_map(reference)
+    return CaseFiles(str(row["case"]), image, find_map(prediction), wanted, reference is None)

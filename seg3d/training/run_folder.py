@@ -209,8 +209,14 @@ class RunFolder:
         """
         manifest: dict[str, Any] = read_json(self.path / MANIFEST)
         digest = manifest.pop("sha256", None)
-        changed = [] if digest == sha256_json(manifest) else [MANIFEST]
-        for name, expected in manifest.get("files", {}).items():
+        try:
+            changed = [] if digest == sha256_json(manifest) else [MANIFEST]
+        except ValueError:  # infinity, which no run writes
+            changed = [MANIFEST]
+        files = manifest.get("files", {})
+        if not isinstance(files, dict):
+            changed, files = [MANIFEST], {}
+        for name, expected in files.items():
             path = self.path / name
             if not path.is_file() or sha256_file(path) != expected:
                 changed.append(name)

@@ -11,10 +11,11 @@ from typing import Any
 from seg3d.atomic import append_line
 from seg3d.build.dataset import build_dataset
 from seg3d.config import load_config
-from seg3d.errors import ConfigError, DataError, Seg3dError
+from seg3d.errors import ConfigError, DataError, RunError, Seg3dError
 from seg3d.reporting.loading import images_of
 from seg3d.reporting.run_report.page import Scored, write_run_report
 from seg3d.reporting.run_report.scores import Evaluation, read_evaluation
+from seg3d.reporting.run_report.shapes import EVALUATED, shaped
 from seg3d.training.checkpoints import list_checkpoints
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
@@ -58,15 +59,31 @@ def report(
 
 
 def last_evaluation(folder: RunFolder) -> Evaluation | None:
-    """The scores that were made last of a run's predictions and are still there; ``None`` without any."""
-    records: list[Mapping[str, Any]] = []
-    if folder.evaluations.exists():
-        records = [json.loads(line) for line in folder.evaluations.read_text(encoding="utf-8").splitlines()]
-    for record in reversed(records):
+    """The scores that were made last of a run's predictions and are still there; ``None`` without any.
+
+    Raises:
+        RunError: The list of evaluations is damaged, or what it names last are no scores.
+    """
+    for record in reversed(_evaluations(folder)):
         path = Path(os.path.normpath(folder.path / record["summary"]))
         if path.is_file():
             return read_evaluation(path, record.get("weights"))
     return read_evaluation(folder.test_scores) if folder.test_scores.is_file() else None
+
+
+def _evaluations(folder: RunFolder) -> list[Mapping[str, Any]]:
+    if not folder.evaluations.exists():
+        return []
+    try:
+        lines = folder.evaluations.read_text(encoding="utf-8").splitlines()
+        return [shaped(json.loads(line), EVALUATED) for line in lines]
+    except (OSError, ValueError) as error:
+        raise RunError(
+            "the list of the run's evaluations is damaged",
+            where=folder.evaluations,
+            got=error,
+            fix="Remove its broken lines, or give the scores with --scores.",
+        ) from error
 
 
 def draw_report(folder: RunFolder, tell: Callable[[str], None]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seg3d.errors import RunError
+from seg3d.reporting.run_report import shapes
 from seg3d.training.outcome import read_metrics
 from seg3d.training.run_folder import MANIFEST, RunFolder, read_json
 from seg3d.training.trace import read_trace
@@ -96,24 +97,25 @@ def read_pieces(folder: RunFolder) -> Pieces:
         RunError: There is no ``run.json``.
     """
     faults: list[str] = []
-    manifest: Record = read_json(folder.path / MANIFEST)
+    read_json(folder.path / MANIFEST)  # without it this is no run
+    manifest: Record = _read(faults, folder.path / MANIFEST, _document(shapes.MANIFEST), _NOTHING)
     faults += _changed(folder)
-    result: Record = _read(faults, folder.result, _mapping, _NOTHING, needed=False)
+    result: Record = _read(faults, folder.result, _document(shapes.RESULT), _NOTHING, needed=False)
     ended = bool(result)
     return Pieces(
         folder=folder,
         manifest=manifest,
         config_text=_read(faults, folder.config, _text, ""),
-        splits=_read(faults, folder.splits, _mapping, _NOTHING),
-        environment=_read(faults, folder.environment, _mapping, _NOTHING),
-        data=_read(faults, folder.data, _mapping, _NOTHING),
-        model=_read(faults, folder.path / "model.json", _mapping, _NOTHING),
-        rows=_read(faults, folder.metrics, lambda _: read_metrics(folder), [], needed=ended),
+        splits=_read(faults, folder.splits, _document(shapes.SPLITS), _NOTHING),
+        environment=_read(faults, folder.environment, _document(shapes.ENVIRONMENT), _NOTHING),
+        data=_read(faults, folder.data, _document(shapes.DATA), _NOTHING),
+        model=_read(faults, folder.path / "model.json", _document(shapes.MODEL), _NOTHING),
+        rows=_read(faults, folder.metrics, lambda _: _rows(folder), [], needed=ended),
         trace=_trace(faults, folder.trace, ended),
-        certificates=_read(faults, folder.sampling, _lines, [], needed=ended),
+        certificates=_read(faults, folder.sampling, _lines(shapes.CERTIFICATE), [], needed=ended),
         result=result,
-        resumed=_read(faults, folder.resumed, _lines, [], needed=False),
-        verified=_read(faults, folder.verified, _lines, [], needed=False),
+        resumed=_read(faults, folder.resumed, _lines(shapes.RESUMED), [], needed=False),
+        verified=_read(faults, folder.verified, _lines(shapes.VERIFIED), [], needed=False),
         faults=tuple(dict.fromkeys(faults)),
     )
 
@@ -144,25 +146,34 @@ def _changed(folder: RunFolder) -> list[str]:
 
 def _trace(faults: list[str], path: Path, ended: bool) -> Sequence[Record]:
     """The trace; of one whose chain is broken, what can be read of it."""
-    found: Sequence[Record] = _read(faults, path, read_trace, [], needed=ended)
+    found: Sequence[Record] = _read(faults, path, _sound_trace, [], needed=ended)
     if found or not path.exists():
         return found
     readable = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            readable.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+            readable.append(shapes.shaped(json.loads(line), shapes.STEP))
+        except ValueError:
             continue  # the fault is told already
     return readable
+
+
+def _sound_trace(path: Path) -> list[dict[str, Any]]:
+    return [shapes.shaped(record, shapes.STEP) for record in read_trace(path)]
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _mapping(path: Path) -> Record:
-    return dict(read_json(path))
+def _rows(folder: RunFolder) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = shapes.shaped(read_metrics(folder), shapes.EPOCHS)
+    return rows
 
 
-def _lines(path: Path) -> list[Record]:
-    return [dict(json.loads(line)) for line in _text(path).splitlines()]
+def _document(shape: shapes.Shape) -> Callable[[Path], Record]:
+    return lambda path: shapes.shaped(read_json(path), shape)
+
+
+def _lines(shape: shapes.Shape) -> Callable[[Path], list[Record]]:
+    return lambda path: [shapes.shaped(json.loads(line), shape) for line in _text(path).splitlines()]

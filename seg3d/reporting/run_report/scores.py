@@ -12,11 +12,11 @@ from typing import Any
 from seg3d.errors import RunError
 from seg3d.io import is_picture
 from seg3d.reporting.cases import mean_dice
+from seg3d.reporting.run_report.shapes import SUMMARY, shaped
 from seg3d.training.run_folder import read_json
 
 PARTS = {"test": "test", "val": "validation", "train": "training"}
 OTHER = "other"
-_NEEDED = ("metric_per_case", "per_label", "foreground_dice", "pooled_over_all_voxels_of_all_cases")
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,16 @@ def read_evaluation(path: Path, weights: str | None = None) -> Evaluation:
         RunError: It is no such file.
     """
     summary = read_json(path)
-    if not isinstance(summary, Mapping) or not all(key in summary for key in _NEEDED):
+    try:
+        shaped(summary, SUMMARY)
+    except ValueError as error:
         raise RunError(
             "this is no summary of scores",
             where=path,
+            got=error,
             expected="the JSON file that 'seg3d evaluate --output' wrote",
-        )
+            fix="Run 'seg3d evaluate' again.",
+        ) from error
     return Evaluation(path, summary, weights)
 
 
