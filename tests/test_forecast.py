@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from study import make_study
 from typer.testing import CliRunner
@@ -22,6 +29,7 @@ from seg3d.forecast.tiles import work_voxels
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.preparation import Crop, ForegroundCrop, Recipe
 from seg3d.verbs.plan import format_plan
+from seg3d.verbs.plan_sample import in_process
 from seg3d.verbs.prepare import prepare
 from seg3d.volume import Grid
 
@@ -127,3 +135,44 @@ def test_the_command_refuses_an_epoch_of_broken_batches(study: Path) -> None:
     result = CliRunner().invoke(app, ["plan", str(study), "sampling.patches_per_epoch=7"])
     assert isinstance(result.exception, Seg3dError)
     assert "whole batches" in str(result.exception)
+
+
+WAIT = """
+import sys, tempfile, time
+from pathlib import Path
+from seg3d.verbs.plan_sample import in_process
+
+def wait(place):
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        (Path(folder) / "large").touch()
+        time.sleep(60)
+
+if __name__ == "__main__":
+    in_process(wait, sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_is_measured_ends_with_a_plan_that_is_killed_and_leaves_nothing(tmp_path: Path, how: int) -> None:
+    script, folder = tmp_path / "wait.py", tmp_path / "in"
+    script.write_text(WAIT)
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, str(script), str(folder)]) as plan:
+        until(lambda: any(folder.rglob("large")))
+        children = psutil.Process(plan.pid).children()
+        plan.send_signal(how)
+    until(lambda: not any(folder.iterdir()))
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def until(there: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_process_that_is_ended_is_told() -> None:
+    with pytest.raises(Seg3dError, match="exit code 9"):
+        in_process(os._exit, 9)

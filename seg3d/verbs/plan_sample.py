@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,22 +27,50 @@ from seg3d.verbs.prepare import PrepareJob, prepare_case, prepare_jobs
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
+_ENDED = 128 + signal.SIGTERM
 
 
 def in_process(work: Callable[[Argument], Result], argument: Argument) -> Result:
-    """What a fresh process makes of it: its peak memory is that of the work."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        result = pool.submit(_told, work, argument).result()
+    """What a fresh process makes of it: its peak memory is that of the work.
+
+    It ends with this process, even if that is killed, and removes its temporary folders.
+
+    Raises:
+        Seg3dError: The work raised one, or its process was ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work_for, args=(sender, work, argument))
+    process.start()
+    sender.close()  # so that the end of the process is the end of the pipe
+    try:
+        result: Result | Seg3dError = receiver.recv()
+    except EOFError:
+        process.join()
+        raise Seg3dError(
+            "the process that measures was ended", got=f"exit code {process.exitcode}", fix="Is there enough memory?"
+        ) from None
+    process.join()
     if isinstance(result, Seg3dError):
         raise result
     return result
 
 
-def _told(work: Callable[[Argument], Result], argument: Argument) -> Result | Seg3dError:
+def _work_for(sender: Connection, work: Callable[[Argument], Result], argument: Argument) -> None:
+    # an exception unwinds the stack, which removes temporary folders; a signal alone does not
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_ENDED))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return work(argument)
+        sender.send(work(argument))
     except Seg3dError as error:
-        return Seg3dError(str(error))  # some cannot be sent to another process as they are
+        sender.send(Seg3dError(str(error)))  # some cannot be sent to another process as they are
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def sample(task: tuple[Dataset, Recipe, tuple[CaseSize, ...]]) -> list[Sampled]:
