@@ -440,6 +440,23 @@ def test_the_page_shows_niivue_from_a_file(browser: Any, chest: dict[str, Path])
         assert page.inner_text("#at-prediction") in ("tumour", "background")
 
 
+def test_outlines_are_lines_where_a_plane_runs_along_a_surface(browser: Any, tmp_path: Path) -> None:
+    need_niivue()
+    flat = np.zeros(SHAPE, np.uint8)
+    flat[2:9, 2:8, 4] = 1
+    (tmp_path / "a.html").write_text(page_of(labels=volume(flat), prediction=None, niivue=True), encoding="utf-8")
+    with opened(browser, tmp_path / "a.html") as page:
+        wait(page, "niivue")
+        page.select_option("#layout", "0")
+        page.check("input[name=map][value=reference]")
+        canvas = page.locator("#gl")
+        area = coloured(pixels(canvas))
+        page.check("#outline")
+        assert 20 < coloured(pixels(canvas)) < area / 4
+        page.select_option("#layout", "4")  # a rendering shows the surface
+        assert coloured(pixels(canvas)) > 100
+
+
 def test_the_page_works_in_a_sandboxed_frame(browser: Any, chest: dict[str, Path]) -> None:
     need_niivue()
     with opened(browser, chest["frame"]) as page:

@@ -1,5 +1,6 @@
 // Three planes and a rendering by NiiVue.
 
+const FAINT = 1 / 1024; // a layer that NiiVue takes for visible, and nobody sees
 const CUT_OPEN = [0.05, 180, 20], WHOLE = [2, 0, 0]; // depth, azimuth and elevation of the clip plane
 
 function hasWebGL2() {
@@ -28,6 +29,7 @@ async function makeVolume3d(box, canvas, { files, voxels }, onMove) {
   await viewer.attachToCanvas(canvas, false);
   const layers = await addLayers(viewer, files);
   addHeat(viewer);
+  if (layers.labels) addOutlines(viewer);
   let quiet = false;
   viewer.onLocationChange = (location) => {
     if (!quiet) onMove(clamped(location.vox));
@@ -41,7 +43,7 @@ async function makeVolume3d(box, canvas, { files, voxels }, onMove) {
   const refresh = () => {
     [viewer.volumes[0].cal_min, viewer.volumes[0].cal_max] = state.window.map(codeOf);
     if (layers.heat) showHeat(layers.heat, voxels);
-    if (layers.labels) showMap(layers.labels, voxels);
+    if (layers.labels) showMap(viewer, layers.labels, voxels);
     viewer.updateGLVolume();
   };
   const layout = (chosen) => {
@@ -96,18 +98,46 @@ function addHeat(viewer) {
   });
 }
 
-function showMap(layer, voxels) {
-  layer.opacity = state.map === "none" ? 0 : state.outline ? 1 : state.opacity;
-  if (state.map === "none") return;
-  layer.img.set(state.outline ? surfaceOf(voxels[state.map]) : voxels[state.map]);
+function showMap(viewer, layer, voxels) {
+  const map = voxels[state.map], outlined = Boolean(map) && state.outline && hasLines(map);
+  viewer.drawOpacity = outlined ? FAINT : 0;
+  layer.opacity = !map || outlined ? 0 : state.outline ? 1 : state.opacity;
+  if (!map) return;
   const colours = mapColours(), channel = (at) => colours.map((colour) => colour[at]);
-  layer.setColormapLabel({
+  const table = {
     R: channel(0), G: channel(1), B: channel(2), A: colours.map((colour) => 255 * colour[3]), I: [...colours.keys()],
     labels: colours.map((_, number) => String(number)),
-  });
+  };
+  if (outlined) {
+    viewer.drawBitmap.set(map);
+    viewer.setDrawColormap(table);
+    viewer.refreshDrawing(false);
+    return;
+  }
+  layer.img.set(state.outline ? surfaceOf(map) : map);
+  layer.setColormapLabel(table);
 }
 
-// the map without the voxels whose face neighbours all have their label
+// outlines are NiiVue's drawing, of which each plane shows the rim alone; it has 8 bits, and lies below a heat map
+function hasLines(map) {
+  return map instanceof Uint8Array && state.heat === "none";
+}
+
+function addOutlines(viewer) {
+  viewer.createEmptyDrawing();
+  viewer.drawOpacity = 0;
+  viewer.drawRimOpacity = 1;
+  const render = viewer.draw3D.bind(viewer);
+  viewer.draw3D = (...where) => {
+    const kept = viewer.drawOpacity;
+    viewer.drawOpacity = kept > 0 ? 1 : 0; // a rendering has no rims: it shows the surface
+    const drawn = render(...where);
+    viewer.drawOpacity = kept;
+    return drawn;
+  };
+}
+
+// the map without the voxels whose face neighbours all have their label: outlines over a heat map
 function surfaceOf(map) {
   const surface = map.slice(), strides = [1, FACTS.shape[0], FACTS.shape[0] * FACTS.shape[1]];
   const axes = [0, 1, 2].filter((axis) => FACTS.shape[axis] > 1);
