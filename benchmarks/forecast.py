@@ -38,6 +38,7 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
 
     from benchmarks.training_step import Steps
     from seg3d.build import training as build
+    from seg3d.build.prediction import build_reproducibility
     from seg3d.config import load_config
     from seg3d.training.fit import fit
     from seg3d.verbs.prepare import prepare
@@ -49,7 +50,7 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
     patches = plain.train.batch_size * (STEPS + 2)
     short = [*settings, "train.max_epochs=1", "train.accumulate=1", "train.progress=false"]
     chosen = build.resolve(load_config(Path(config), [*short, f"sampling.patches_per_epoch={patches}"]))
-    build.build_reproducibility(chosen).apply(chosen.seed)
+    build_reproducibility(chosen).apply(chosen.seed)
     labels = counted_labels(store)
     data = build.build_data(chosen, store.select(split.train), (), labels)
     module = build.build_module(

@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.table import describe_machine
 from seg3d.build import training as build
+from seg3d.build.prediction import build_reproducibility, device_type
 from seg3d.config import Config, load_config
 from seg3d.forecast.made_up import make_up_case
 from seg3d.forecast.usage import Seconds, now, timed
@@ -74,7 +75,7 @@ def ours(config: Config, cases: list[StoredInfo], folder: Path, steps: int, reco
 
 def plain(config: Config, cases: list[StoredInfo], steps: int) -> Seconds:
     """Mean step of the plain loop on the same patches, which lie in memory, without its first two."""
-    device = torch.device(build.device_type(config))
+    device = torch.device(device_type(config))
     batches = [
         {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         for batch in build.build_data(config, cases, (), LABELS).train_dataloader()
@@ -145,11 +146,11 @@ def main() -> None:
     once = ["train.max_epochs=1", "train.accumulate=1", f"sampling.patches_per_epoch={patches}", "train.progress=false"]
     config = build.resolve(load_config(Path(chosen.config), [*chosen.settings, *once]))
     print(describe_machine(["torch", "pytorch-lightning"]))
-    modes = ("deterministic", "seeded") if build.device_type(config) == "cuda" else (config.reproducibility.mode,)
+    modes = ("deterministic", "seeded") if device_type(config) == "cuda" else (config.reproducibility.mode,)
     for mode in modes:
         how = config.reproducibility.model_copy(update={"mode": mode})
         chosen_config = config.model_copy(update={"reproducibility": how})
-        build.build_reproducibility(chosen_config).apply(0)
+        build_reproducibility(chosen_config).apply(0)
         title = f"{config.name}, {config.train.precision}, {mode}, {config.data.num_workers} workers"
         print_steps(title, compare(chosen_config, chosen.steps, chosen.rounds))
 

@@ -21,7 +21,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import seg3d
-from seg3d.build.training import build_network
+from seg3d.build.prediction import build_network
 from seg3d.cli import app
 from seg3d.config import load_config
 from seg3d.errors import DataError, RunError

@@ -97,3 +97,19 @@ def scored(labels: Mapping[str, int], ignore_label: int | None, regions: Sequenc
     if regions:
         return {region.label: region.name for region in regions}
     return {value: name for name, value in foreground(labels, ignore_label).items()}
+
+
+def class_weights(
+    wanted: Mapping[str, float] | None, labels: Mapping[str, int], key: str, default: Mapping[int, float]
+) -> dict[int, float]:
+    """Weights by label value from weights by name.
+
+    Raises:
+        ConfigError: A name is not a label of the dataset.
+    """
+    if wanted is None:
+        return dict(default)
+    unknown = sorted(set(wanted) - set(labels))
+    if unknown:
+        raise ConfigError("unknown labels", where=key, got=", ".join(unknown), expected=", ".join(labels))
+    return {labels[name]: weight for name, weight in wanted.items()}

@@ -18,6 +18,7 @@ import torch
 
 from seg3d.build import training as build
 from seg3d.build.dataset import outputs
+from seg3d.build.prediction import build_margin, build_reproducibility, build_window, device_type
 from seg3d.cases import Region
 from seg3d.config import Config
 from seg3d.forecast.made_up import make_up_case
@@ -116,7 +117,7 @@ def probe(task: Task) -> Probed:
         Seg3dError: The config does not fit the labels or this machine.
     """
     config = task.config
-    build.build_reproducibility(config).apply(config.seed)
+    build_reproducibility(config).apply(config.seed)
     rest_bytes = peak_bytes()
     with tempfile.TemporaryDirectory(prefix="seg3d_plan_") as folder:
         weighted = config.prepare.separation is not None
@@ -145,8 +146,8 @@ def _measure(task: Task, cases: Sequence[StoredInfo], rest_bytes: int) -> Probed
     )
     given = outputs(task.labels, None, task.regions)
     # before training, whose peak is higher
-    network = module.network.to(build.device_type(config))
-    window = build.build_window(config, task.regions)
+    network = module.network.to(device_type(config))
+    window = build_window(config, task.regions)
     tile = measure_tile(window, network, task.grid.shape, task.channels, given, rest_bytes)
     watch = Stopwatch(task.budget_seconds)
     fit(module, data, build.build_fit_settings(short), [watch])
@@ -177,7 +178,7 @@ def _median(ends: Sequence[Seconds]) -> Seconds:
 
 def _queue_bytes(config: Config, channels: int) -> int:
     """Patches that lie in memory: the queue and, where something reads ahead, the next one beside it."""
-    x, y, z = (n + 2 * m for n, m in zip(config.sampling.patch_size, build.build_margin(config), strict=True))
+    x, y, z = (n + 2 * m for n, m in zip(config.sampling.patch_size, build_margin(config), strict=True))
     held = min(config.sampling.queue_length, config.sampling.patches_per_epoch)
     ahead = 0 if config.data.prefetch == "none" else min(held, config.sampling.patches_per_epoch - held)
     return (held + ahead) * x * y * z * (4 * channels + 1)

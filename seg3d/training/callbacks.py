@@ -21,6 +21,7 @@ from seg3d.atomic import append_line
 from seg3d.digest import sha256_tensors
 from seg3d.sampling.certificate import Certifier
 from seg3d.training.checkpoints import copy_as_best, save_checkpoint
+from seg3d.training.digests import generator_sha256, optimizer_sha256
 from seg3d.training.module import SegmentationModule, mean_dice, mean_dice_of
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder
@@ -218,23 +219,6 @@ class Recorder(pl.Callback):
         for value, name in self._labels.items():
             row[f"val_dice_{name}"] = mean_dice_of(module.scores, value) if self._validated else math.nan
         return row
-
-
-def optimizer_sha256(optimizer: torch.optim.Optimizer | Mapping[str, Any]) -> str:
-    """SHA-256 of an optimiser's tensors, or those of its state dict, by parameter number and name."""
-    state = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    for number, values in state["state"].items():
-        tensors |= {f"{number}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    return sha256_tensors(tensors)
-
-
-def generator_sha256() -> str:
-    """SHA-256 of the states of torch's generators on the CPU and on every CUDA device in use."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return sha256_tensors(states)
 
 
 def _seconds_waited(trainer: pl.Trainer) -> float:

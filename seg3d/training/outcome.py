@@ -10,8 +10,8 @@ import torch
 
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
-from seg3d.training.callbacks import optimizer_sha256
 from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound, read_checkpoint
+from seg3d.training.digests import optimizer_sha256
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder
 from seg3d.training.trace import read_trace

@@ -10,6 +10,7 @@ import torch
 
 from seg3d.auditing.ops import Finding, watch
 from seg3d.build import training as build
+from seg3d.build.prediction import build_reproducibility, build_window
 from seg3d.config import Config, as_config
 from seg3d.store import StoredVolume
 from seg3d.verbs.prepare import prepare
@@ -51,7 +52,7 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     store = prepare(config)
     split = build.build_split(config, store.labelled, store.groups)
     counted = counted_labels(store)
-    build.build_reproducibility(config).apply(config.seed)
+    build_reproducibility(config).apply(config.seed)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
     module = build.build_module(
         config, len(store.channels), counted, store.ignore_label, steps=1, seed=None, regions=store.regions
@@ -64,7 +65,7 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     case = store.select(split.train)[0]
     image = torch.from_numpy(StoredVolume(case).image)
     with watch("prediction") as prediction:
-        build.build_window(config, store.regions).probabilities(module.network, image, case.minimum)
+        build_window(config, store.regions).probabilities(module.network, image, case.minimum)
     findings = sorted([*training.findings, *prediction.findings])
     return OperatorReport(torch.__version__, training.calls + prediction.calls, tuple(findings))
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from seg3d.auditing.differences import differences
-from seg3d.build import training as build
 from seg3d.build.dataset import build_recipe, classes, outputs
+from seg3d.build.prediction import build_clean_up, build_margin, build_network, build_window, device_type
 from seg3d.cases import Region
 from seg3d.config import Config, load_config
 from seg3d.digest import sha256_file, sha256_tensors
@@ -80,7 +80,7 @@ def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:
     """
     config, model = load_config(folder.config, overrides), read_model(folder)
     given = outputs(model["labels"], model["ignore_label"], model["regions"])
-    network = build.build_network(config, len(model["channels"]), given)
+    network = build_network(config, len(model["channels"]), given)
     try:
         network.load_state_dict(read_weights(folder))
     except RuntimeError as error:
@@ -104,15 +104,15 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
     """
     model = read_model(members[0].folder)
     labels: dict[str, int] = model["labels"]
-    device = torch.device(build.device_type(config))
-    size = (n + 2 * m for n, m in zip(config.sampling.patch_size, build.build_margin(config), strict=True))
+    device = torch.device(device_type(config))
+    size = (n + 2 * m for n, m in zip(config.sampling.patch_size, build_margin(config), strict=True))
     tile = torch.zeros(1, len(model["channels"]), *size, device=device)
     backend = config.predict.backend
     network, *others = (compiled(member.network.to(device), backend, tile) for member in members)
-    keep_largest, min_size_ml = build.build_clean_up(config, labels)
+    keep_largest, min_size_ml = build_clean_up(config, labels)
     return Predictor(
         network,
-        build.build_window(config, model["regions"]),
+        build_window(config, model["regions"]),
         build_recipe(config, len(model["channels"])),
         tuple(model["channels"]),
         classes(labels, model["ignore_label"]),

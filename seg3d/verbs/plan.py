@@ -13,6 +13,7 @@ import numpy as np
 
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
+from seg3d.build.prediction import build_clean_up, build_window, device_type, resolve_precision
 from seg3d.cases import Dataset
 from seg3d.config import Config, as_config
 from seg3d.forecast.forecast import Study, forecast_prediction, forecast_store, forecast_training
@@ -46,7 +47,7 @@ def plan(config: Config | Path | str, overrides: Sequence[str] = (), *, budget_s
     recipe = build_recipe(config, len(dataset.channels))
     labels = {name: value for name, value in dataset.labels.items() if value != dataset.ignore_label}
     build.build_weighted_loss(config, labels, dataset.ignore_label, dataset.regions)
-    build.build_clean_up(config, dataset.labels)
+    build_clean_up(config, dataset.labels)
     sizes = case_sizes(dataset, recipe)
     config = _settled(config)
     sampled = in_process(sample, (dataset, recipe, tuple(pick_sample(sizes))))
@@ -54,7 +55,7 @@ def plan(config: Config | Path | str, overrides: Sequence[str] = (), *, budget_s
     study = Study(config, recipe, len(dataset.channels), dataset.labels, sizes, sampled, validation)
     task = Task(config, _typical_grid(study), study.channels, labels, dataset.regions, budget_seconds)
     probed: Probed = in_process(probe, task)
-    window = build.build_window(config, dataset.regions)
+    window = build_window(config, dataset.regions)
     return {
         "config": config.name,
         "machine": _machine(config),
@@ -90,8 +91,8 @@ def _typical_grid(study: Study) -> Grid:
 
 
 def _machine(config: Config) -> dict[str, Any]:
-    device = build.device_type(config)
-    return {"device": device, "precision": build.resolve_precision(config), "cores": os.cpu_count()}
+    device = device_type(config)
+    return {"device": device, "precision": resolve_precision(config), "cores": os.cpu_count()}
 
 
 def _free_bytes(store: Path) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from seg3d.atomic import append_line, exclusive, remove_leftovers
 from seg3d.auditing.differences import changed_files, differences
-from seg3d.build import training as build
+from seg3d.build.prediction import build_reproducibility
 from seg3d.cases import Split
 from seg3d.config import WITHOUT_EFFECT, Config, load_config
 from seg3d.errors import RunError
@@ -54,7 +54,7 @@ def _go_on(folder: RunFolder, allow_changed: bool, tell: Callable[[str], None]) 
     changed = what_changed(folder, config, store)
     if changed and not allow_changed:
         raise refusal(folder, changed)
-    build.build_reproducibility(config).apply(config.seed)
+    build_reproducibility(config).apply(config.seed)
     split = Split.from_dict(read_json(folder.splits))
     _refuse_absent_cases(folder, split, store)
     checkpoint, damaged = newest_sound(folder.checkpoints, "last")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.atomic import exclusive
-from seg3d.build import training as build
+from seg3d.build.prediction import build_reproducibility
 from seg3d.config import load_config
 from seg3d.errors import RunError
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
@@ -36,7 +36,7 @@ def score_test_cases(run: Path | str, tell: Callable[[str], None] = lambda _: No
     config = load_config(folder.config)
     with exclusive(folder.path):
         # the last bits of a probability depend on the threads
-        build.build_reproducibility(config).apply(config.seed)
+        build_reproducibility(config).apply(config.seed)
         predict(folder.path, output=folder.test, split="test", tell=tell)
         return evaluate(
             folder.test,

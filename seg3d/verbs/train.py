@@ -16,6 +16,7 @@ from seg3d.atomic import exclusive, write_json
 from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import scored
+from seg3d.build.prediction import build_clean_up, build_reproducibility, device_type
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
@@ -116,9 +117,9 @@ def begin(
     config = build.resolve(config)
     if config.reproducibility.mode == "random":
         tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
-    if config.train.precision == "bf16" and not has_fast_bf16(build.device_type(config)):
+    if config.train.precision == "bf16" and not has_fast_bf16(device_type(config)):
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
-    build.build_reproducibility(config).apply(config.seed)
+    build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
     earlier = latest_run(target.path.parent, config.name)
@@ -164,7 +165,7 @@ def _refuse_unfit(config: Config, store: Store, split: Split) -> PatchDataModule
     counted = counted_labels(store)
     build.build_weighted_loss(config, counted, store.ignore_label, store.regions)
     data = build.build_data(config, store.select(split.train), (), counted)
-    build.build_clean_up(config, store.labels)
+    build_clean_up(config, store.labels)
     make_trainer(build.build_fit_settings(config))
     return data
 
