@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from seg3d.digest import sha256_tensors
-from seg3d.training.checkpoints import Checkpoint, list_checkpoints, load_plain
-from seg3d.training.outcome import network_weights
+from seg3d.training.checkpoints import Checkpoint, list_checkpoints
+from seg3d.training.outcome import load_plain, network_weights
 from seg3d.training.run_folder import RunFolder, read_json, read_yaml
 from seg3d.training.trace import read_trace
 

@@ -22,8 +22,8 @@ from seg3d.auditing.verdict import is_reproducible, verdict
 from seg3d.digest import sha256_arrays
 from seg3d.errors import RunError
 from seg3d.io import SUFFIXES, image_stem, read_volume
-from seg3d.training.outcome import read_metrics, read_weights
-from seg3d.training.run_folder import RunFolder, read_json
+from seg3d.training.outcome import read_weights
+from seg3d.training.run_folder import RunFolder, read_json, read_metrics
 from seg3d.training.trace import read_trace
 
 SCORES = ("Dice", "IoU")

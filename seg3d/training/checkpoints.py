@@ -12,13 +12,10 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from seg3d.atomic import publish, temporary_name
 from seg3d.digest import sha256_file
-from seg3d.errors import RunError
 
 Kind = Literal["last", "best"]
 
@@ -92,27 +89,6 @@ def newest_sound(folder: Path, kind: Kind) -> tuple[Checkpoint | None, list[Chec
             return checkpoint, damaged
         damaged.append(checkpoint)
     return None, damaged
-
-
-def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content, on the CPU; nothing but tensors and plain values is unpickled.
-
-    Raises:
-        RunError: The file is damaged.
-    """
-    if not checkpoint.sound:
-        raise RunError(
-            "the checkpoint is damaged: its bytes do not have the digest in its name",
-            where=checkpoint.path,
-            fix="Continue from an earlier one with 'seg3d resume', or give another run.",
-        )
-    return load_plain(checkpoint.path)
-
-
-def load_plain(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU; nothing but tensors and plain values is unpickled."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return content
 
 
 def _parts(path: Path) -> tuple[str, int, str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound, read_checkpoint
+from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound
 from seg3d.training.digests import optimizer_sha256
 from seg3d.training.progress import Progress
-from seg3d.training.run_folder import RunFolder
+from seg3d.training.run_folder import RunFolder, read_metrics
 from seg3d.training.trace import read_trace
 
 _NETWORK = "network."
@@ -41,12 +41,6 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of ``metrics.csv``; empty cells are ``None``."""
-    with folder.metrics.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
-
-
 def chosen_checkpoint(folder: RunFolder) -> Checkpoint:
     """The checkpoint that a run predicts with: the best one, or the last one where nothing was validated.
 
@@ -72,6 +66,27 @@ def read_last(folder: RunFolder) -> dict[str, Any]:
     if found is None:
         raise RunError("the run has no sound checkpoint", where=folder.path, fix="Train again, or give another run.")
     return read_checkpoint(found)
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content, on the CPU; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    if not checkpoint.sound:
+        raise RunError(
+            "the checkpoint is damaged: its bytes do not have the digest in its name",
+            where=checkpoint.path,
+            fix="Continue from an earlier one with 'seg3d resume', or give another run.",
+        )
+    return load_plain(checkpoint.path)
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU; nothing but tensors and plain values is unpickled."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
 
 
 def read_progress(checkpoint: Mapping[str, Any]) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Mapping
@@ -302,3 +303,9 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RunError("a file of the run is missing or damaged", where=path, got=error) from error
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows of ``metrics.csv``; empty cells are ``None``."""
+    with folder.metrics.open(encoding="utf-8", newline="") as file:
+        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.training.run_folder import read_json
-from seg3d.verbs.predict import MANIFEST
+
+MANIFEST = "predictions.json"
 
 
 def read_manifest(predictions: Path) -> dict[str, Any]:

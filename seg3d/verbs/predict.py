@@ -19,6 +19,7 @@ from seg3d.inference.predictor import Predictor
 from seg3d.io import answer_name, image_stem
 from seg3d.training.memory import kept_memory
 from seg3d.training.run_folder import RunFolder
+from seg3d.verbs.manifest import MANIFEST
 from seg3d.verbs.members import (
     Member,
     build_predictor,
@@ -34,8 +35,6 @@ from seg3d.verbs.members import (
 )
 from seg3d.verbs.scans import Progress, read_scan, refuse_overwriting_inputs, suffix, write_answer
 from seg3d.volume import Volume
-
-MANIFEST = "predictions.json"
 
 
 @overload

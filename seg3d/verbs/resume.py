@@ -13,9 +13,9 @@ from seg3d.build.prediction import build_reproducibility
 from seg3d.cases import Split
 from seg3d.config import WITHOUT_EFFECT, Config, load_config
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, copy_as_best, newest_sound, read_checkpoint
+from seg3d.training.checkpoints import Checkpoint, copy_as_best, newest_sound
 from seg3d.training.environment import describe_code, describe_environment
-from seg3d.training.outcome import read_progress
+from seg3d.training.outcome import read_checkpoint, read_progress
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 from seg3d.training.trace import rewind_trace

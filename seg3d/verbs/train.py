@@ -23,16 +23,16 @@ from seg3d.digest import sha256_json
 from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
-from seg3d.training.checkpoints import load_plain
 from seg3d.training.data import PatchDataModule
 from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.memory import describe_allocator, kept_memory
-from seg3d.training.outcome import read_metrics, read_progress, summarise
+from seg3d.training.mirror import EpochMirror
+from seg3d.training.outcome import load_plain, read_progress, summarise
 from seg3d.training.progress import Progress
 from seg3d.training.reproducibility import choose_cublas_workspace
-from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json
-from seg3d.training.tracking import EpochMirror, Tracker, continue_tracking, start_tracking
+from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
+from seg3d.training.tracking import Tracker, continue_tracking, start_tracking
 from seg3d.verbs.prepare import Store, prepare
 from seg3d.verbs.report import draw_report
 

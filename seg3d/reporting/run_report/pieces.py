@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from seg3d.errors import RunError
 from seg3d.reporting.run_report import shapes
-from seg3d.training.outcome import read_metrics
-from seg3d.training.run_folder import MANIFEST, RunFolder, read_json
+from seg3d.training.run_folder import MANIFEST, RunFolder, read_json, read_metrics
 from seg3d.training.trace import read_trace
 
 Record = Mapping[str, Any]
