@@ -17,6 +17,7 @@ import torch
 from study import make_study
 
 import seg3d
+from seg3d.atomic import temporary_name
 from seg3d.errors import FaultsError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
@@ -101,6 +102,20 @@ def test_a_prediction_that_was_killed_goes_on_where_it_stopped(
     assert voxels_in(target) == answers
 
 
+def test_what_a_killed_prediction_was_writing_is_removed(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for folder in (tmp_path, tmp_path / "probabilities"):
+        folder.mkdir(exist_ok=True)
+        draft = temporary_name(folder / "a.nii.gz")
+        (folder / draft.name.replace(str(os.getpid()), str(dead.pid))).write_bytes(b"torn")
+    seg3d.predict(run, scans[:1], tmp_path)
+    assert voxels_in(tmp_path) == {scans[0].name: answers[scans[0].name]}
+    assert names_in(tmp_path / "probabilities") == set()
+
+
 def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
     run: Path, scans: list[Path], tmp_path: Path
 ) -> None:
@@ -183,3 +198,17 @@ def test_another_engine_gives_the_labels_that_torch_gives(
     assert np.mean(np.frombuffer(found, np.uint8) == np.frombuffer(expected, np.uint8)) > 0.999
     with pytest.raises(FaultsError, match="takes tiles as a whole"):
         seg3d.predict(run, scans[:1], overrides=[f"predict.backend={backend}", "predict.tiling=exact"])
+
+
+def test_a_prediction_loads_only_what_it_needs(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    names = ("pytorch_lightning", "torchmetrics", "torchio", "mlflow", "matplotlib", "pandas", "scipy.stats")
+    code = f"""
+import sys
+from seg3d.cli import app
+for tiling in ("exact", "blended"):
+    files = [{str(run)!r}, {str(scans[0])!r}, "--output", {str(tmp_path)!r} + "/" + tiling]
+    app(["predict", *files, "--set", f"predict.tiling={{tiling}}"], standalone_mode=False)
+print("loaded", *[name for name in ({names!r} + ("sklearn", "onnx", "openvino")) if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["loaded"], done.stdout + done.stderr

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seg3d.atomic import write_json
+from seg3d.atomic import remove_leftovers, write_json
 from seg3d.errors import DataError
 from seg3d.inference.inputs import Scan
 from seg3d.inference.predictor import Prediction, Predictor
@@ -15,6 +15,7 @@ from seg3d.io import answer_name, image_stem, read_header, read_image, write_lik
 from seg3d.preparation import Prepared
 
 PROGRESS = "predictions.unfinished.json"
+_MAPS = ("probabilities", "uncertainty", "attention")  # folders beside the label maps
 
 
 def read_scan(predictor: Predictor, scan: Scan) -> Prepared:
@@ -42,7 +43,7 @@ def write_answer(predictor: Predictor, scan: Scan, target: Path, found: Predicti
 class Progress:
     """Which scans of a prediction are done, kept in its folder until all are, so that it goes on after an end.
 
-    A scan counts as done only if the same members with the same settings have answered to the same files.
+    What a killed prediction was writing is removed. A scan counts as done only if the same members with the same settings have answered to the same files.
 
     Args:
         target: Folder of the answers.
@@ -50,6 +51,8 @@ class Progress:
     """
 
     def __init__(self, target: Path, made_by: Mapping[str, Any]) -> None:
+        for folder in (target, *(target / name for name in _MAPS)):
+            remove_leftovers(folder)
         self._path = target / PROGRESS
         self._target = target
         self._made_by = json.loads(json.dumps(made_by))
