@@ -43,7 +43,8 @@ def write_answer(predictor: Predictor, scan: Scan, target: Path, found: Predicti
 class Progress:
     """Which scans of a prediction are done, kept in its folder until all are, so that it goes on after an end.
 
-    What a killed prediction was writing is removed. A scan counts as done only if the same members with the same settings have answered to the same files.
+    What a killed prediction was writing is removed. A scan counts as done only if the same members with the same
+    settings have answered to the same files.
 
     Args:
         target: Folder of the answers.
