@@ -7,7 +7,7 @@ TESTS := tests
 PEERS ?= benchmarks/.venv
 BENCH ?=
 
-.PHONY: help setup viewer demo test test-slow check lint types format bench timings real-data systems2d lock clean
+.PHONY: help setup viewer demo test test-slow check lint types format bench timings real-data systems2d docs lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -68,9 +68,12 @@ real-data: $(READY)  ## Train and score on the real scans in ../shared/data (abo
 systems2d: $(READY)  ## Train and score the four 2D systems on ../shared/data (hours)
 	$(BIN)/python -m benchmarks.systems2d
 
+docs: $(READY)  ## Build the documentation into site/, which opens from the disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lock: $(READY)  ## Write constraints.txt from the environment
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu//') > constraints.new
 	mv constraints.new constraints.txt
 
 clean:  ## Remove what was made, but no runs and no MLflow records
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache

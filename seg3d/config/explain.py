@@ -55,11 +55,17 @@ def schema() -> dict[str, Any]:
     return Config.model_json_schema()
 
 
+def schema_rows() -> list[tuple[str, str, str, str]]:
+    """Every key of the schema: dotted path (``*`` stands for an index), type, default, meaning."""
+    return [
+        (path, type_text(field.annotation, field.metadata), _default(field), field.description or "")
+        for path, field in walk(Config)
+    ]
+
+
 def describe_schema() -> str:
     """The schema as a table, one line a key: dotted path, type, default, meaning; ``*`` stands for an index."""
-    rows = [("key", "type", "default", "meaning")]
-    for path, field in walk(Config):
-        rows.append((path, type_text(field.annotation, field.metadata), _default(field), field.description or ""))
+    rows = [("key", "type", "default", "meaning"), *schema_rows()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
         "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in rows
