@@ -125,7 +125,8 @@ def _draw_labels(axes: Axes, rows: Sequence[Row]) -> None:
         colour = OKABE_ITO[(number + 1) % len(OKABE_ITO)]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.9, marker=".", zorder=1, label=_plain(name))
-    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower right")
+    if axes.lines:  # a training without any validation has none
+        axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower right")
 
 
 def _plain(name: str) -> str:
