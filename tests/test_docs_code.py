@@ -40,6 +40,7 @@ SMALL = (
     "sampling.patches_per_epoch=2",
     "data.num_workers=0",
     "prepare.workers=1",
+    "model.dropout=0.1",
     "train.progress=false",
     "sampling.patch_size=[16,16,16]",
     "predict.tile_size=[32,32,32]",
@@ -236,6 +237,15 @@ def test_what_a_page_tells_to_do_works(name: str, stage: Path, tmp_path: Path, m
         elif block.language == "bash":
             for words in commands_in(block):
                 do(words, block.name)
+
+
+def test_every_file_of_a_run_is_explained(stage: Path) -> None:
+    text = (ROOT / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    told = {re.sub(r"-STEP-DIGEST", "-*", name) for name in re.findall(r"`([\w./-]+)`", text)}
+    run = stage / "runs" / "hippocampus3d-71e51a90"
+    files = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert [path for path in files if not any(path.match(name) for name in told)] == []
 
 
 def do(words: Sequence[str], where: str) -> None:
