@@ -124,6 +124,13 @@ def test_tables_and_lists_stand_apart_as_the_site_needs() -> None:
                 assert before.startswith("|"), f"{page.name}: {line}"
 
 
+def test_links_of_the_front_page_lead_somewhere() -> None:
+    """Those of the site's own pages are looked at when it is built."""
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{name}: {target}"
+
+
 def test_pictures_are_small_and_shown() -> None:
     shown = " ".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *DOCS.rglob("*.md")])
     for picture in DOCS.rglob("*.png"):

@@ -28,8 +28,10 @@ from seg3d.phantom import PhantomSpec, write_phantom_dataset
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"bash", "console", "python", "yaml", "text"}
-QUICK = ["README.md", "docs/own-data.md", "docs/inference.md", "docs/run-report.md", "docs/viewer.md"]
-LONGER = [f"docs/{name}.md" for name in ("start", "running", "predicting", "many-runs", "reproducibility")]
+QUICK = ["README.md", "docs/own-data.md", "docs/inference.md", "docs/viewer.md"]
+LONGER = [
+    f"docs/{name}.md" for name in ("start", "running", "predicting", "many-runs", "reproducibility", "run-report")
+]
 # the other verbs take long, and are run by tests of their own
 RUN = ("check", "config", "predict", "evaluate", "view", "report", "figure", "verify", "diff", "compare")
 SMALL = (
@@ -45,6 +47,7 @@ SMALL = (
     "sampling.patch_size=[16,16,16]",
     "predict.tile_size=[32,32,32]",
 )
+STUDY = (*SMALL, "data.source=Task04_Hippocampus")
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,19 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "splits_final.json").write_text(json.dumps([fold]), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        make_runs()
+        make_run()
     return folder
+
+
+@pytest.fixture(scope="module")
+def full_stage(stage: Path) -> Path:
+    """The same with a run of another seed, for pages on several runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(stage)
+        other = seg3d.train("configs/hippocampus3d.yaml", [*STUDY, "seed=1"], folder=Path("RUN_2"))
+        for name in ("RUN_A2", "RUN_A3", "RUN_B", "RUN_B2", "RUN_3"):
+            shutil.copytree(other, name)
+    return stage
 
 
 def copy_pairs(folder: Path, names: Sequence[str]) -> None:
@@ -202,15 +216,11 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def make_runs() -> None:
-    """Two runs under all names that the pages give to runs, answers of one of them, and scores."""
-    settings = [*SMALL, "data.source=Task04_Hippocampus"]
-    first = seg3d.train("configs/hippocampus3d.yaml", settings, folder=Path("runs/hippocampus3d-71e51a90"))
-    second = seg3d.train("configs/hippocampus3d.yaml", [*settings, "seed=1"], folder=Path("RUN_2"))
+def make_run() -> None:
+    """A run under several of the names that the pages give to runs, its answers, and scores."""
+    first = seg3d.train("configs/hippocampus3d.yaml", STUDY, folder=Path("runs/hippocampus3d-71e51a90"))
     for name in ("RUN", "RUN_1", "RUN_A", "RUN_A1", "RUN_B1", "demo/runs/demo-1"):
         shutil.copytree(first, name)
-    for name in ("RUN_A2", "RUN_A3", "RUN_B", "RUN_B2", "RUN_3"):
-        shutil.copytree(second, name)
     scan, reference = (sorted(Path("Task04_Hippocampus", part).iterdir())[0] for part in ("imagesTr", "labelsTr"))
     for name in ("SCAN.nii.gz", "scan.nii.gz", "scans/case_7.nii.gz", "demo/data/imagesTr/chest_003.nii.gz"):
         copy(scan, Path(name))
@@ -223,15 +233,19 @@ def make_runs() -> None:
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONGER)])
-def test_what_a_page_tells_to_do_works(name: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_page_tells_to_do_works(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From top to bottom: configs are saved under their names, quick commands and code are run."""
     here = tmp_path / "here"
-    shutil.copytree(stage, here, symlinks=True)
+    shutil.copytree(request.getfixturevalue("full_stage" if name in LONGER else "stage"), here, symlinks=True)
     monkeypatch.chdir(here)
     for block in blocks_of(ROOT / name):
         if block.language == "yaml" and block.text.startswith("name: "):
             study = block.text.split()[1]
-            (here / f"{study}.yaml").write_text(block.text, encoding="utf-8")
+            path = here / f"{study}.yaml"
+            path.write_text(block.text, encoding="utf-8")
+            assert [fault for fault in seg3d.check(path) if not fault.note] == [], block.name
         elif block.language == "python":
             exec(compile(block.text, block.name, "exec"), {})
         elif block.language == "bash":
