@@ -15,7 +15,7 @@ from torch import nn
 from seg3d.errors import ConfigError
 from seg3d.inference.exact import ExactTiles, Range, aligned_ranges, input_range
 from seg3d.inference.forward import Forward
-from seg3d.inference.live import on_meta, pass_bytes
+from seg3d.inference.live import pass_bytes
 from seg3d.inference.reach import Geometry
 from seg3d.models import fitting_size
 from seg3d.models.planar import Planar
@@ -26,6 +26,8 @@ KEY = "predict.memory_gib"
 _SLACK = 1.4
 _LARGEST_CHUNK = 16
 _PART_VOXELS = 1 << 20  # of the input: enough work for a call, and more does not help
+# compiled kernels, their buffers and modules that are loaded for a first pass
+_KERNELS = 24 << 20
 # by architecture: it is asked about for many volumes, and by every member of an ensemble
 _COUNTED: dict[tuple[object, ...], tuple[float, int]] = {}
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -44,7 +46,7 @@ def available_bytes(device: torch.device, limit: int | None) -> int:
         return int(free * 0.8) if limit is None else limit - (total - free)
     if limit is None:
         return _free_memory() // 2
-    return limit - int(psutil.Process().memory_info().rss)
+    return limit - int(psutil.Process().memory_info().rss) - _KERNELS
 
 
 def _free_memory() -> int:
@@ -138,7 +140,7 @@ def fit_blended(
     stride = getattr(network.network if isinstance(network, Planar) else network, "stride", 0)
     if not stride:
         return tile, batch_size  # a network of a user's own, whose forward may not be for trying out
-    meta = Forward(on_meta(network), neighbours=margin[0] if forward.planar else 0, as_it_is=forward.lean is None)
+    meta = forward.without_values()
     while True:
         given = [n + 2 * m for n, m in zip(tile, margin, strict=True)]
         held, outputs = pass_bytes(meta, (channels, given[0], given[1], given[2]), None)
@@ -237,9 +239,8 @@ class _PlaneCost:
         job = self._job
         key = (*self._architecture, job.channels, chunk, job.margin, job.forward.planar)
         if key not in _COUNTED:
-            forward = Forward(on_meta(job.network), neighbours=job.margin[0] if job.forward.planar else 0)
             along, y, z = (self._size(axis, 4 * chunk if axis == 0 else 32) for axis in range(3))
-            held, outputs = pass_bytes(forward, (job.channels, along, y, z), chunk)
+            held, outputs = pass_bytes(job.forward.without_values(), (job.channels, along, y, z), chunk)
             _COUNTED[key] = held / (y * z), outputs
         return _COUNTED[key]
 

@@ -6,6 +6,7 @@ for one of slices it is the axis that the slices lie across.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -42,6 +43,14 @@ class Forward:
         self._network = network
         self._precision = precision
         self._neighbours = neighbours
+
+    def without_values(self) -> Forward:
+        """The same for tensors on torch's ``meta`` device, in float32; a lean network's steps ask for no values."""
+        found = copy.copy(self)
+        found._precision = "fp32"
+        if self.lean is None:
+            found._network = copy.deepcopy(self._network).to("meta")
+        return found
 
     def tile(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits ``(batch, output, x, y, z)`` of whole tiles ``(batch, channel, x, y, z)``."""

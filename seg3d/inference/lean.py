@@ -60,6 +60,9 @@ class Window:
             rows: torch.Tensor = nn.functional.linear(image.movedim(1, -1), self.weight.flatten(1), self.bias)
             return rows.movedim(-1, 1)
         padding = [first_axis_padding, *[self.padding] * (dims - 1)]
+        if _takes_onednn(image):
+            stride, dilation = [self.stride] * dims, [1] * dims
+            return torch.mkldnn_convolution(image, self.weight, self.bias, padding, stride, dilation, 1)
         found: torch.Tensor = _CONVOLVE[dims](image, self.weight, self.bias, self.stride, padding)
         return found
 
@@ -164,6 +167,16 @@ def lean(stages: Stages) -> LeanUNet:
             up.append(tuple(others))
             coarse = _outputs([first, *others])
         return LeanUNet(down, tuple(joins), tuple(up), _windows(stages.head))
+
+
+def _takes_onednn(image: torch.Tensor) -> bool:
+    """Whether oneDNN computes a convolution of an image.
+
+    By itself torch takes it for large images only, by the product of batch, channels and the first two axes. A chunk of
+    planes with few channels goes to a kernel that copies 27 values for each and is many times slower.
+    """
+    here = image.device.type == "cpu" and image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return here and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 def _outputs(steps: Sequence[Window]) -> int:

@@ -155,8 +155,8 @@ class SlidingWindow:
             device: Where the network is; ``None``: where the image is.
         """
         turned = _Turned(self, network, image, outside, device or image.device, mode)
-        if self.memory_bytes is not None:
-            map_large_blocks(_SMALLEST_MAPPED)  # a limit holds for the holes in the heap, too
+        if self.memory_bytes is not None:  # a limit holds for the holes in the heap, too
+            map_large_blocks(_SMALLEST_MAPPED)
         memory = available_bytes(turned.device, self.memory_bytes)
         done = 0
         while done < turned.shape[0]:
@@ -231,7 +231,7 @@ class _Turned:
         channels = self._image.shape[0]
         job = Job(self._network, self._forward, geometry, self._margin, size, channels, len(self._views))
         plan = plan_exact(job, self._tile, memory)
-        if _HOLES * plan.pass_bytes > memory:
+        if self._window.memory_bytes is None and _HOLES * plan.pass_bytes > memory:
             map_large_blocks()
         tiles = plan.after(done + _centred(size, self.shape)[0], geometry.stride[0])
         sources = self._sources(size)
