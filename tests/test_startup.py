@@ -29,3 +29,19 @@ def test_what_computes_with_no_network_loads_no_torch() -> None:
     verbs = ("evaluate", "report", "view", "figure", "check", "prepare")
     code = "".join(f"import seg3d.verbs.{verb}\n" for verb in verbs)
     assert loaded_by(code, ("torch", *FOR_TRAINING)) == ""
+
+
+def test_counting_memory_does_not_load_torchs_compiler() -> None:
+    code = """
+import itertools
+from seg3d.inference.forward import Forward
+from seg3d.inference.live import pass_bytes
+from seg3d.models import AttentionUNet, ReducedUNet, UNet
+valid = lambda *shape, **settings: UNet(*shape, padding="valid", upsampling="nearest", **settings)
+kinds = (ReducedUNet, UNet, AttentionUNet, valid)
+for kind, norm, whole in itertools.product(kinds, ("batch", "instance"), (False, True)):
+    forward = Forward(kind(1, 2, dims=3, features=(4, 8), norm=norm).eval(), as_it_is=whole).without_values()
+    for chunk in (None, 12):
+        pass_bytes(forward, (1, 60, 92, 92), chunk)
+"""
+    assert loaded_by(code, COMPILER) == ""
