@@ -1,14 +1,12 @@
 """How much memory a computation holds at once, found without computing anything.
 
 Tensors on torch's ``meta`` device have shapes but no values. A network that is run on them allocates, in its own order,
-what it would allocate; counting that takes milliseconds for a tile of any size. What a U-Net consists of is answered
-here, because torch would first import its compiler for it: 1.5 s and 80 MiB.
+what it would allocate; counting that takes milliseconds for a tile of any size.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,68 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seg3d.inference.forward import Forward
-
-_aten = torch.ops.aten
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-
-def _convolved(
-    image: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    groups: int = 1,
-) -> torch.Tensor:
-    """What a convolution makes."""
-    axes = zip(image.shape[2:], weight.shape[2:], *_spread(image, stride, padding, dilation), strict=True)
-    return _made(image, len(weight), [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes])
-
-
-def _enlarged(
-    image: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    output_padding: Sequence[int] = (0,),
-    groups: int = 1,
-    dilation: Sequence[int] = (1,),
-) -> torch.Tensor:
-    """What a transposed convolution makes."""
-    settings = _spread(image, stride, padding, output_padding, dilation)
-    axes = zip(image.shape[2:], weight.shape[2:], *settings, strict=True)
-    sizes = [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, o, d in axes]
-    return _made(image, weight.shape[1] * groups, sizes)
-
-
-def _spread(image: torch.Tensor, *settings: Sequence[int]) -> list[list[int]]:
-    """Settings for every axis."""
-    return [list(values) * (image.ndim - 2 if len(values) == 1 else 1) for values in settings]
-
-
-def _made(image: torch.Tensor, channels: int, sizes: Sequence[int]) -> torch.Tensor:
-    return image.new_empty((len(image), channels, *sizes)).contiguous(memory_format=_LAST[image.ndim])
-
-
-def _multiplied(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """What a product with a matrix makes."""
-    return image.new_empty((*image.shape[:-1], len(weight)))
-
-
-def _normed(image: torch.Tensor, *_: Any) -> torch.Tensor:
-    return image.new_empty(image.shape)
-
-
-_SHAPES: dict[Any, Callable[..., torch.Tensor]] = {
-    _aten.conv2d.default: _convolved,
-    _aten.conv3d.default: _convolved,
-    _aten.conv_transpose2d.input: _enlarged,
-    _aten.conv_transpose3d.input: _enlarged,
-    _aten.linear.default: _multiplied,
-    _aten.batch_norm.default: _normed,
-}
+from seg3d.inference.outline import outlined
 
 
 class _Live(TorchDispatchMode):
@@ -96,7 +33,9 @@ class _Live(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.name.endswith("_"):  # in place
             return args[0]
-        found = _SHAPES.get(func, func)(*args, **(kwargs or {}))
+        found = outlined(func, args, kwargs or {})
+        if found is None:
+            found = func(*args, **(kwargs or {}))
         for value in tree_leaves(found):
             if isinstance(value, torch.Tensor):
                 self._add(value)
