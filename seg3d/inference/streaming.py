@@ -56,9 +56,10 @@ def _after(step: Window, total: int) -> int:
 
 
 def _laid(planes: Planes) -> Planes:
-    """The channels of a voxel next to each other."""
+    """The channels of a voxel next to each other; one channel, too, is marked so, which decides what steps make."""
     for part in planes:
-        found = [part.contiguous(memory_format=_LAST[part.ndim])]
+        kind = _LAST[part.ndim]
+        found = [torch.empty(part.shape, dtype=part.dtype, device=part.device, memory_format=kind).copy_(part)]
         del part
         yield found.pop()
 
