@@ -17,7 +17,7 @@ from benchmarks.peers.harness import Job, JobError, interleaved, run_job, with_a
 from benchmarks.peers.meter import Meter
 from benchmarks.peers.networks import load_network, made_up_volume, one_pass, write_weights
 from benchmarks.peers.report import write_report
-from benchmarks.peers.results import Row, read_rows, replace_subject, rows_of, write_rows
+from benchmarks.peers.results import Row, read_rows, replace_cases, rows_of, write_rows
 from benchmarks.peers.subjects.prediction import agreement
 from benchmarks.peers.targets import verdicts
 
@@ -101,9 +101,10 @@ def test_results_come_back_from_their_file_with_the_agreed_keys(tmp_path):
     assert all(set(entry) == keys for entry in json.loads(path.read_text()))
 
 
-def test_measuring_a_subject_again_leaves_the_others(tmp_path):
-    kept, old, new = row("2 patch supply"), row(value=1.0), row(value=2.0)
-    assert replace_subject([kept, old], "1 prediction", [new]) == [new, kept]
+def test_measuring_a_case_again_leaves_the_others_and_nothing_of_the_case():
+    kept = [row("2 patch supply"), row(case="another")]
+    old, new = [row(value=1.0), row(tool="MONAI")], row(value=2.0)
+    assert replace_cases([*kept, *old], [new]) == [kept[1], new, kept[0]]
 
 
 @pytest.mark.parametrize(("theirs", "met"), [(4.0, True), (3.9, False)])

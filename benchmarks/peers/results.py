@@ -86,10 +86,13 @@ def read_rows(path: Path) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
 
 
-def replace_subject(rows: Sequence[Row], subject: str, new: Sequence[Row]) -> list[Row]:
-    """The rows with those of one subject exchanged, in the order of the subjects' names."""
-    kept = [row for row in rows if row.subject != subject]
-    return sorted([*kept, *new], key=lambda row: row.subject)
+def replace_cases(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The rows with those of each case that was measured anew exchanged, in the order of the subjects' names.
+
+    A case is exchanged as a whole, so that all its tools were measured in one run.
+    """
+    again = {(row.subject, row.case) for row in new}
+    return sorted([*(row for row in rows if (row.subject, row.case) not in again), *new], key=lambda row: row.subject)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
