@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -40,6 +39,7 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
     from seg3d.build import training as build
     from seg3d.build.prediction import build_reproducibility
     from seg3d.config import load_config
+    from seg3d.forecast import usage
     from seg3d.training.fit import fit
     from seg3d.verbs.prepare import prepare
     from seg3d.verbs.train import counted_labels
@@ -59,19 +59,17 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
     watch = Steps()
     fit(module, data, build.build_fit_settings(chosen), [watch])
     mean = (watch.ends[-1] - watch.ends[1]) * (1 / (len(watch.ends) - 2))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = usage.peak_bytes()
     largest = max(store.infos.values(), key=lambda info: torch.Size(info.grid.shape).numel())
-    from seg3d.forecast.usage import now
-
     module.on_validation_epoch_start()
     module.validation_step(largest, 0)  # the first one makes kernels and touches pages, once for all cases
-    started = now()
+    started = usage.now()
     module.validation_step(largest, 1)
     return {
         "store": float(sum(info.path.stat().st_size for info in store.infos.values())),
         "step": mean.cpu,
         "memory": float(peak),
-        "case": (now() - started).cpu,
+        "case": (usage.now() - started).cpu,
     }
 
 

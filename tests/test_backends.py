@@ -1,4 +1,4 @@
-"""Other engines answer as torch does or are refused, and bf16 is taken only where it is native and changes nothing."""
+"""Other engines answer as torch does or are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torch import nn
 from seg3d.errors import ConfigError
 from seg3d.inference import backends
 from seg3d.inference.backends import CompiledNetwork, Tolerance, Verified, compiled
-from seg3d.inference.precision import boundary_band, choose_precision
 from seg3d.keyed import keyed
 from seg3d.models import AttentionUNet, ReducedUNet, UNet, take_channels_last
 from seg3d.models.planar import Planar
@@ -217,80 +216,3 @@ def test_nothing_is_written_or_sent(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert list(home.rglob("*")) == []
     assert list(scratch.rglob("*")) == []
-
-
-class Step(nn.Module):
-    """Logits that are the image and its negative; in bf16 (or what stands for it) ``wrong`` voxels are turned."""
-
-    def __init__(self, wrong: int = 0, value: float = -1.0) -> None:
-        super().__init__()
-        self.wrong = wrong
-        self.value = value
-        self.calls = 0
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        found = image.clone()
-        if torch.is_autocast_enabled("cpu"):
-            found[0, 0, 9, : self.wrong] *= self.value  # beside the boundary between x = 9 and 10
-        return torch.cat([-found, found], dim=1)
-
-
-def halves() -> torch.Tensor:
-    """A tile of 20 x 250 voxels: background below x = 10, foreground above; its band is 4 x 250 voxels."""
-    tile = torch.ones(1, 1, 20, 250)
-    tile[:, :, :10] = -1
-    return tile
-
-
-def test_the_band_is_two_voxels_on_each_side_of_a_boundary() -> None:
-    label = torch.zeros(1, 1, 12, 5, 1, dtype=torch.long)
-    label[:, :, 6:] = 3
-    found = boundary_band(label)[0, 0, :, :, 0]
-    assert found[4:8].all()
-    assert not found[:4].any()
-    assert not found[8:].any()
-    assert not boundary_band(torch.ones_like(label)).any()
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_bf16_is_taken_where_at_most_one_in_a_thousand_of_the_band_differs(activation: str) -> None:
-    chosen = choose_precision(Step(wrong=1), halves(), activation=activation, native=True)
-    maps = 2 if activation == "sigmoid" else 1  # both outputs are regions of their own
-    assert (chosen.precision, chosen.agreement, chosen.band_voxels) == ("bf16", 0.999, 1000 * maps)
-    refused = choose_precision(Step(wrong=2), halves(), activation=activation, native=True)
-    assert (refused.precision, refused.agreement) == ("fp32", 0.998)
-    assert "99.8000% of" in refused.reason
-
-
-def test_bf16_is_not_even_tried_where_it_is_emulated() -> None:
-    network = Step()
-    chosen = choose_precision(network, halves(), native=False)
-    assert (chosen.precision, chosen.agreement, network.calls) == ("fp32", None, 0)
-    assert "emulates" in chosen.reason
-
-
-def test_the_processor_is_asked_whether_bf16_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("seg3d.inference.precision.has_fast_bf16", lambda device, native=native: native)
-        assert choose_precision(Step(), halves()).precision == expected
-
-
-def test_a_tile_without_a_boundary_is_no_evidence() -> None:
-    chosen = choose_precision(Step(), torch.ones(1, 1, 20, 8), native=True)
-    assert (chosen.precision, chosen.band_voxels) == ("fp32", 0)
-    assert "no boundary" in chosen.reason
-
-
-def test_logits_that_are_not_finite_are_refused() -> None:
-    chosen = choose_precision(Step(wrong=1, value=float("inf")), halves(), native=True)
-    assert chosen.precision == "fp32"
-    assert "not finite" in chosen.reason
-
-
-def test_a_real_network_in_bf16_is_compared_with_itself_in_float32() -> None:
-    network = ReducedUNet(1, 2, dims=2, features=(4, 8)).eval()
-    chosen = choose_precision(network, numbers(1, 1, 32, 32), native=True)
-    assert chosen.agreement is not None
-    assert 0.9 < chosen.agreement < 1  # random logits are close to each other: bf16 turns some
-    assert chosen.precision == "fp32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from seg3d.inference.assemble import Assembler
 from seg3d.inference.attention import attention_maps
 from seg3d.inference.cleanup import clean_up
 from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities, sampling_dropout
+from seg3d.inference.precision import PrecisionChoice, check_precision, label_maps
 from seg3d.inference.sliding import Choice, SlidingWindow, evaluating, slab_axis
 from seg3d.preparation import Prepared, Recipe, prepare_image, restore_probability
 from seg3d.volume import Volume
@@ -35,12 +36,14 @@ class Prediction:
             the crop; empty where there is but one answer. See :mod:`seg3d.inference.ensemble`.
         attention: Coefficients of each gate of the first network, the finest first, ``(x, y, z)`` float32; empty unless
             asked for.
+        precision: Where bfloat16 was checked against float32 on this scan: which of the two this is, and why.
     """
 
     label: NDArray[Any]
     probabilities: Mapping[int | str, NDArray[np.float32]]
     uncertainty: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     attention: tuple[NDArray[np.float32], ...] = ()
+    precision: PrecisionChoice | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +129,7 @@ class Predictor:
         """
         spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
         kept = [output for output, called in enumerate(self._names) if probabilities and called != 0]
-        whole = Assembler(prepared.way_back, slab_axis(self.network), self._decide, self._dtype, kept)
-        for planes in self._answers(prepared, name, spread):
-            whole.add(planes.cpu().numpy())
+        whole, precision = self._assembled(prepared, name, spread, kept)
         label = clean_up(
             whole.label,
             prepared.way_back.source.voxel_volume_ml,
@@ -137,7 +138,34 @@ class Predictor:
         )
         maps = {self._names[output]: values for output, values in whole.maps.items()}
         uncertainty = {} if spread is None else self._uncertainty(spread, label, prepared)
-        return Prediction(label, maps, uncertainty, self._attention(prepared) if self.attention else ())
+        attention = self._attention(prepared) if self.attention else ()
+        return Prediction(label, maps, uncertainty, attention, precision)
+
+    def _assembled(
+        self, prepared: Prepared, name: str, spread: Spread | None, kept: Sequence[int]
+    ) -> tuple[Assembler, PrecisionChoice | None]:
+        """The label map and the probabilities on the grid of the source; where bfloat16 was checked, how that went."""
+        checked = self.window.precision == "bf16" and self.device.type == "cpu"
+        if checked and spread is not None:  # the check is of one network
+            return self._in_float32._assembled(prepared, name, spread, kept)
+        axis = slab_axis(self.network)
+        whole = Assembler(prepared.way_back, axis, self._decide, self._dtype, kept)
+        seen: list[torch.Tensor] = []
+        for planes in self._answers(prepared, name, spread):
+            whole.add(planes.cpu().numpy())
+            if checked:
+                seen.append(label_maps(planes, self.window.activation))
+        if not checked:
+            return whole, None
+        label = torch.cat(seen, dim=1).movedim(1, axis + 1)
+        choice = check_precision(self.window, self.network, *self._input(prepared), label)
+        if choice.precision == "fp32":
+            whole, _ = self._in_float32._assembled(prepared, name, spread, kept)
+        return whole, choice
+
+    @property
+    def _in_float32(self) -> Predictor:
+        return replace(self, window=replace(self.window, precision="fp32"))
 
     @property
     def _names(self) -> tuple[int | str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -15,8 +15,9 @@ from seg3d.config import Config, load_config
 from seg3d.errors import DataError, Fault, FaultsError
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.pipeline import overlapped
-from seg3d.inference.predictor import Predictor
+from seg3d.inference.predictor import Prediction, Predictor
 from seg3d.io import answer_name, image_stem
+from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.run_folder import RunFolder
 from seg3d.verbs.manifest import MANIFEST
@@ -139,13 +140,18 @@ def _predict_scans(
     for scan in scans:
         if scan not in left:
             tell(f"{numbers[scan.name]}: answered to before")
+
+    def answer(scan: Scan, prepared: Prepared) -> Prediction:
+        name = image_stem(target / scan.name)
+        found = predictor.answer(prepared, probabilities=config.predict.probabilities, name=name)
+        progress.note(scan, found.precision)
+        return found
+
     faults: dict[str, Fault] = {}
     for scan, error in overlapped(
         left,
         lambda scan: read_scan(predictor, scan),
-        lambda scan, prepared: predictor.answer(
-            prepared, probabilities=config.predict.probabilities, name=image_stem(target / scan.name)
-        ),
+        answer,
         lambda scan, found: write_answer(predictor, scan, target, found),
         # a limit is for one scan at a time
         ahead=config.predict.memory_gib is None,
@@ -156,7 +162,7 @@ def _predict_scans(
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
     answered = [scan for scan in scans if scan.name not in faults]
-    _write_manifest(target, members, predictor, answered)
+    _write_manifest(target, members, predictor, answered, progress.precision(answered))
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", list(faults.values()))
     progress.finish()
@@ -172,7 +178,13 @@ def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]
     return [Scan(f"{case.case_id}{suffix(answer_name(case.images[0]))}", case.images) for case in cases]
 
 
-def _write_manifest(target: Path, members: Sequence[Member], predictor: Predictor, scans: Sequence[Scan]) -> None:
+def _write_manifest(
+    target: Path,
+    members: Sequence[Member],
+    predictor: Predictor,
+    scans: Sequence[Scan],
+    precision: Mapping[str, Any],
+) -> None:
     """What was predicted by which runs, so that an evaluation can tell which cases it is about."""
     if not scans:
         return
@@ -186,6 +198,8 @@ def _write_manifest(target: Path, members: Sequence[Member], predictor: Predicto
         "tiling": {"kind": chosen.tiling, "why": chosen.why},
         "precision": predictor.window.precision,
     }
+    if precision:
+        content["precision_of_scans"] = dict(precision)
     if model["regions"]:
         content["regions"] = [region.as_dict() for region in model["regions"]]
     if len(members) == 1:

@@ -10,6 +10,7 @@ from typing import Any
 from seg3d.atomic import remove_leftovers, write_json
 from seg3d.errors import DataError
 from seg3d.inference.inputs import Scan
+from seg3d.inference.precision import PrecisionChoice
 from seg3d.inference.predictor import Prediction, Predictor
 from seg3d.io import answer_name, image_stem, read_header, read_image, write_like
 from seg3d.preparation import Prepared
@@ -58,19 +59,30 @@ class Progress:
         self._target = target
         self._made_by = json.loads(json.dumps(made_by))
         self._done: dict[str, Any] = {}
+        self._precision: dict[str, Any] = {}
         if self._path.is_file():
             former = json.loads(self._path.read_text(encoding="utf-8"))
             if former["made_by"] == self._made_by:
-                self._done = former["done"]
+                self._done, self._precision = former["done"], former["precision"]
 
     def has(self, scan: Scan) -> bool:
         """Whether a scan has its answer already."""
         return self._done.get(scan.name) == _files(scan) and (self._target / scan.name).is_file()
 
+    def note(self, scan: Scan, precision: PrecisionChoice | None) -> None:
+        """Remember in which precision a scan was answered, where that was checked."""
+        self._precision.pop(scan.name, None)
+        if precision is not None:
+            self._precision[scan.name] = vars(precision)
+
     def add(self, scan: Scan) -> None:
         """A scan has its answer now."""
         self._done[scan.name] = _files(scan)
-        write_json(self._path, {"made_by": self._made_by, "done": self._done})
+        write_json(self._path, {"made_by": self._made_by, "done": self._done, "precision": self._precision})
+
+    def precision(self, scans: Sequence[Scan]) -> dict[str, Any]:
+        """What was noted of scans, by name."""
+        return {scan.name: self._precision[scan.name] for scan in scans if scan.name in self._precision}
 
     def finish(self) -> None:
         """All scans have theirs: what is predicted next begins anew."""
