@@ -22,7 +22,7 @@ def jobs(settings: Settings) -> list[Job]:
     """One network, batches of two patches of 40 x 56 x 40."""
     dataset = settings.folder / "phantoms"
     run_job(Job("phantoms", "inputs", "", f"{__name__}:make_inputs", {"folder": str(dataset)}))
-    shared = {"steps": 2 if settings.quick else 15, "dataset": str(dataset)}
+    shared = {"steps": 2 if settings.quick else 5, "dataset": str(dataset)}
     return with_and_without(
         [
             Job(
