@@ -28,7 +28,7 @@ BESIDE = (
     "seg3d.phantom.write_phantom_dataset",
     "seg3d.training.memory.kept_memory",
     "seg3d.training.memory.give_back_memory",
-    "seg3d.inference.precision.choose_precision",
+    "seg3d.inference.precision.check_precision",
 )
 
 
