@@ -56,7 +56,7 @@ def blended_slabs(
             held = torch.cat([held, held.new_zeros((len(held), missing, *size[1:]))], dim=1)
         for (x, y, z), values in zip(batch, found, strict=True):
             box = (slice(x - begin, x - begin + tile[0]), slice(y, y + tile[1]), slice(z, z + tile[2]))
-            held[(slice(None, -1), *box)] += values * weights
+            held[(slice(None, -1), *box)].addcmul_(values, weights)
             held[(-1, *box)] += weights
     assert held is not None
     yield begin, _averaged(held)

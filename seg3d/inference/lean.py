@@ -56,9 +56,6 @@ class Window:
         dims = image.ndim - 2
         if self.weight is None:
             return _POOL[dims](image, self.kernel, self.stride)
-        if self.kernel == self.stride == 1:  # a product of matrices, where torch's convolution of one voxel copies
-            rows: torch.Tensor = nn.functional.linear(image.movedim(1, -1), self.weight.flatten(1), self.bias)
-            return rows.movedim(-1, 1)
         padding = [first_axis_padding, *[self.padding] * (dims - 1)]
         if _takes_onednn(image):
             stride, dilation = [self.stride] * dims, [1] * dims

@@ -43,10 +43,6 @@ def _combined(first: torch.Tensor, second: Any) -> torch.Tensor | None:
     return _like(first) if fits else None
 
 
-def _linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return rows.new_empty((*rows.shape[:-1], len(weight)))
-
-
 def _convolved(
     image: torch.Tensor,
     weight: torch.Tensor,
@@ -159,7 +155,6 @@ _RULES: dict[Any, _Rule] = {
     _aten.clone.default: _cloned,
     _aten.add.Tensor: _combined,
     _aten.mul.Tensor: _combined,
-    _aten.linear.default: _linear,
     _aten.conv2d.default: _convolved,
     _aten.conv3d.default: _convolved,
     _aten.conv_transpose2d.input: _enlarged,

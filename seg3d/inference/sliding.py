@@ -255,8 +255,8 @@ class _Turned:
     def _activate(self, logits: torch.Tensor) -> torch.Tensor:
         if self._window.activation == "none":
             return logits
-        sigmoid = self._window.activation == "sigmoid"
-        return torch.sigmoid(logits) if sigmoid else torch.softmax(logits, dim=1)
+        logits = logits.contiguous()  # each output by itself: softmax is slow where the channels lie together
+        return torch.sigmoid(logits) if self._window.activation == "sigmoid" else torch.softmax(logits, dim=1)
 
 
 def _centred(size: Shape, shape: Shape) -> Shape:
