@@ -120,4 +120,5 @@ def test_an_answer_is_that_of_the_precision_that_passed(threshold: float, monkey
     assert single.precision is None
     several = replace(predictor, others=(network,)).predict([volume])
     assert several.precision is None
+    assert (predictor.precision, replace(predictor, others=(network,)).precision) == ("bf16", "fp32")
     np.testing.assert_array_equal(several.label, single.label)

@@ -78,9 +78,7 @@ def pass_bytes(forward: Forward, shape: tuple[int, int, int, int], chunk: int | 
         if chunk is None:
             outputs = forward.tile(read(0, total)).shape[1]
         else:
-            for part in forward.parts(
-                lambda a, b: torch.empty((1, channels, b - a, y, z), device="meta"), total, chunk
-            ):
+            for part in forward.parts(read, total, chunk):
                 outputs = part.shape[1]
                 del part
     return live.peak, outputs

@@ -87,6 +87,13 @@ class Predictor:
         """
         return self.window.choose(self.network, evaluating if self.mc_dropout is None else sampling_dropout)
 
+    @property
+    def precision(self) -> str:
+        """What networks are computed in; several answers on a processor in float32: the check of bf16 is of one."""
+        several = bool(self.others) or self.mc_dropout is not None
+        on_processor = self.window.precision == "bf16" and self.device.type == "cpu"
+        return "fp32" if several and on_processor else self.window.precision
+
     def predict(self, volumes: Sequence[Volume], *, probabilities: bool = False, name: str = "") -> Prediction:
         """The label map of a scan; nothing is taken from a label.
 
@@ -145,9 +152,9 @@ class Predictor:
         self, prepared: Prepared, name: str, spread: Spread | None, kept: Sequence[int]
     ) -> tuple[Assembler, PrecisionChoice | None]:
         """The label map and the probabilities on the grid of the source; where bfloat16 was checked, how that went."""
-        checked = self.window.precision == "bf16" and self.device.type == "cpu"
-        if checked and spread is not None:  # the check is of one network
+        if self.precision != self.window.precision:
             return self._in_float32._assembled(prepared, name, spread, kept)
+        checked = self.precision == "bf16" and self.device.type == "cpu"
         axis = slab_axis(self.network)
         whole = Assembler(prepared.way_back, axis, self._decide, self._dtype, kept)
         seen: list[torch.Tensor] = []

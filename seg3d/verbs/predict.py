@@ -196,7 +196,7 @@ def _write_manifest(
         "ignore_label": model["ignore_label"],
         "scans": [scan.name for scan in scans],
         "tiling": {"kind": chosen.tiling, "why": chosen.why},
-        "precision": predictor.window.precision,
+        "precision": predictor.precision,
     }
     if precision:
         content["precision_of_scans"] = dict(precision)

@@ -63,7 +63,7 @@ class Progress:
         if self._path.is_file():
             former = json.loads(self._path.read_text(encoding="utf-8"))
             if former["made_by"] == self._made_by:
-                self._done, self._precision = former["done"], former["precision"]
+                self._done, self._precision = former["done"], former.get("precision", {})
 
     def has(self, scan: Scan) -> bool:
         """Whether a scan has its answer already."""
