@@ -21,17 +21,15 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import StoreError
+from seg3d.label_index import BLOCK, class_boxes, count_blocks, count_slices, find_lesions
 from seg3d.volume import Grid, Shape
 
 SCHEMA_VERSION = 2
-BLOCK = 32  # edge of a block in voxels: a block of labels is 32 KiB, one read
 SUFFIX = ".h5"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -272,48 +270,22 @@ def _write_voxels(
 
 def _write_index(file: h5py.File, label: NDArray[Any], classes: list[int]) -> None:
     """What sampling asks for: counts of each class in each block and slice, and its connected components."""
-    blocks = np.stack([_count_blocks(np.equal(label.T, value)) for value in classes])
-    file.create_dataset("blocks", data=blocks, dtype="<u4")
-    counts = blocks.sum(axis=(1, 2, 3), dtype=np.int64)
+    boxes = class_boxes(label)
+    blocks = np.stack([count_blocks(label, value, boxes) for value in classes])
+    file.create_dataset("blocks", data=blocks.transpose(0, 3, 2, 1), dtype="<u4")
     file["blocks"].attrs["classes"] = np.array(classes, dtype=np.int64)
-    file["blocks"].attrs["counts"] = counts
+    file["blocks"].attrs["counts"] = blocks.sum(axis=(1, 2, 3), dtype=np.int64)
     for axis, name in enumerate("xyz"):
-        others = tuple(other for other in range(3) if other != axis)
-        in_slices = np.stack([np.count_nonzero(label == value, axis=others) for value in classes])
+        in_slices = np.stack([count_slices(label, value, boxes, axis) for value in classes])
         file.create_dataset(f"slices/{name}", data=in_slices, dtype="<u4")
-    components, rows = _find_lesions(label, classes)
-    # mostly zero: compressed by block it takes next to no space and one block is one read
-    chunks = tuple(min(BLOCK, n) for n in components.T.shape)
-    file.create_dataset("components", data=components.T, chunks=chunks, compression="gzip", compression_opts=1)
+    box, numbers, rows = find_lesions(label, classes, boxes)
+    shape = label.T.shape
+    # mostly zero, and blocks that are not written are: compressed by block, one block is one read
+    chunks = tuple(min(BLOCK, n) for n in shape)
+    components = file.create_dataset("components", shape, "u4", chunks=chunks, compression="gzip", compression_opts=1)
+    if numbers.size:
+        components[box[::-1]] = numbers.T
     file.create_dataset("lesions", data=np.array(rows, dtype="<i8").reshape(-1, 9))
-
-
-def _count_blocks(mask: NDArray[np.bool_]) -> NDArray[Any]:
-    """Voxels set in each block of a (z, y, x) mask."""
-    counts: NDArray[Any] = mask
-    for axis, size in enumerate(mask.shape):
-        edges = np.arange(0, size, BLOCK)
-        counts = np.add.reduceat(counts, edges, axis=axis, dtype=np.uint32)
-    return counts
-
-
-def _find_lesions(label: NDArray[Any], classes: list[int]) -> tuple[NDArray[Any], list[list[int]]]:
-    """The component map and a row (number, class, size, start x y z, stop x y z) per component."""
-    components = np.zeros(label.shape, dtype=np.uint32, order="F")
-    rows: list[list[int]] = []
-    # labelling only inside the class's box keeps a small organ in a large scan cheap
-    boxes = ndimage.find_objects(label) if label.any() else []
-    for value in (c for c in classes if 0 < c <= len(boxes) and boxes[c - 1] is not None):
-        box = boxes[value - 1]
-        found, count = ndimage.label(label[box] == value, structure=_CONNECTIVITY_26)
-        sizes = np.bincount(found.ravel(), minlength=count + 1)
-        inner = ndimage.find_objects(found)
-        components[box] += np.where(found > 0, found + len(rows), 0).astype(np.uint32)
-        for number, part in enumerate(inner, start=1):
-            start = [outer.start + p.start for outer, p in zip(box, part, strict=True)]
-            stop = [outer.start + p.stop for outer, p in zip(box, part, strict=True)]
-            rows.append([len(rows) + 1, value, int(sizes[number]), *start, *stop])
-    return components, rows
 
 
 def _info(path: Path, file: h5py.File) -> StoredInfo:

@@ -13,7 +13,20 @@ import seg3d
 
 PACKAGE = Path(seg3d.__file__).parent
 LAYERS = (
-    *("errors", "atomic", "digest", "volume", "keyed", "io", "phantom", "cases", "store", "preparation", "sampling"),
+    *(
+        "errors",
+        "atomic",
+        "digest",
+        "volume",
+        "keyed",
+        "io",
+        "phantom",
+        "cases",
+        "label_index",
+        "store",
+        "preparation",
+        "sampling",
+    ),
     *(
         "models",
         "losses",

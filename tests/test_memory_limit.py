@@ -46,7 +46,7 @@ def grown(norm: str, tile: int, shape: tuple[int, int, int], most: int | None) -
 @pytest.mark.parametrize(
     ("norm", "tile", "shape", "most"),
     [
-        ("batch", 16, (48, 96, 96), 48),
+        ("batch", 16, (48, 96, 96), 72),
         ("batch", 16, (32, 256, 256), 110),
         ("batch", 16, (12, 384, 384), 120),
         ("instance", 96, (96, 96, 96), 100),

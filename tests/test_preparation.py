@@ -20,6 +20,7 @@ from seg3d.preparation import (
     restore_label,
     restore_probability,
 )
+from seg3d.preparation.normalise import _moments
 from seg3d.preparation.resample import (
     axis_weights,
     cubic,
@@ -217,6 +218,15 @@ def test_normalisation_by_hand(step: Normalisation, expected: list[float]) -> No
     image = np.array([0, 100, 300], np.int16).reshape(3, 1, 1)
     prepared = prepare_image([volume(image)], Recipe(Crop(), None, (step,)))
     np.testing.assert_allclose(prepared.image[0, :, 0, 0], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("view", ["as it is", "x fastest", "turned", "cropped"])
+def test_zscore_takes_the_moments_that_numpy_computes(view: str) -> None:
+    """To the bit, though in parts: 700,000 voxels are more than are taken at once."""
+    image = np.random.default_rng(0).normal(300, 40, (90, 88, 90)).astype(np.float32)
+    views = {"as it is": image, "x fastest": np.asfortranarray(image), "turned": image[::-1], "cropped": image[1:-1]}
+    image = views[view]
+    assert _moments(image) == (image.mean(dtype=np.float64), image.std(dtype=np.float64))
 
 
 @pytest.mark.parametrize("kind", ["zscore", "minmax", "percentile"])

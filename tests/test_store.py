@@ -14,7 +14,8 @@ from scipy import ndimage
 from seg3d import store
 from seg3d.errors import StoreError
 from seg3d.keyed import keyed
-from seg3d.store import BLOCK, StoredVolume, read_info, stored_path, write_stored
+from seg3d.label_index import BLOCK
+from seg3d.store import StoredVolume, read_info, stored_path, write_stored
 from seg3d.volume import Grid
 
 LABELS = {"background": 0, "organ": 1, "tumour": 2}
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_temporary_one(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "_find_lesions", fail)
+    monkeypatch.setattr(store, "find_lesions", fail)
     with pytest.raises(StoreError, match="disk is full"):
         write_example(path, recipe_sha256="other")
     assert path.read_bytes() == before

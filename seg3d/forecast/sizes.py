@@ -12,9 +12,9 @@ from seg3d.cases import Case, Dataset
 from seg3d.errors import Fault, FaultsError, Seg3dError
 from seg3d.forecast.usage import Seconds
 from seg3d.io import read_header
+from seg3d.label_index import BLOCK
 from seg3d.preparation import Recipe, prepared_shape, turn_to_ras
 from seg3d.preparation.crop import find_crop
-from seg3d.store import BLOCK
 from seg3d.volume import Grid, Shape
 
 Shares = tuple[float, float, float]

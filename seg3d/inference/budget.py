@@ -26,8 +26,8 @@ KEY = "predict.memory_gib"
 _SLACK = 1.4
 _LARGEST_CHUNK = 16
 _PART_VOXELS = 1 << 20  # of the input: enough work for a call, and more does not help
-# compiled kernels, their buffers and modules that are loaded for a first pass
-_KERNELS = 24 << 20
+# compiled kernels, their buffers and modules that are loaded for a first pass: 23 to 44 MiB, by the processor
+_KERNELS = 48 << 20
 # by architecture: it is asked about for many volumes, and by every member of an ensemble
 _COUNTED: dict[tuple[object, ...], tuple[float, int]] = {}
 _GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")

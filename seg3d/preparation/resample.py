@@ -57,7 +57,7 @@ def resample_label(label: NDArray[Any], shape: Shape) -> NDArray[Any]:
     keeps the one where its share is largest, so that small objects survive.
     """
     if label.shape == shape:
-        return label.copy()
+        return label.copy(order="K")
     found = np.zeros(shape, dtype=label.dtype)
     best = np.ones(shape, dtype=np.float32)  # share of the background: what the others leave
     values = np.flatnonzero(np.bincount(label.ravel(order="K"))).tolist()

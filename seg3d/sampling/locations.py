@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from seg3d.store import BLOCK, Lesion, StoredVolume
+from seg3d.label_index import BLOCK
+from seg3d.store import Lesion, StoredVolume
 from seg3d.volume import Shape
 
 _SMALL_BOX = 64**3  # voxels; up to here a lesion's whole box is read, beyond a centre is drawn by rejection

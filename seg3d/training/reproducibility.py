@@ -50,6 +50,8 @@ class Reproducibility:
         if deterministic:
             choose_cublas_workspace()
         torch.use_deterministic_algorithms(deterministic)
+        # would fill every new tensor, for programs that read what they never wrote: 2 % of a step
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
         if self.mode == "random":
