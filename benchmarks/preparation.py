@@ -85,7 +85,7 @@ def prepare_case(scan: Path, label: Path, recipe: Recipe, path: Path) -> None:
     from seg3d.preparation import prepare_image, prepare_label
     from seg3d.store import write_stored
 
-    prepared = prepare_image([read_volume(scan)], recipe)
+    prepared = prepare_image([read_volume(scan)], recipe, x_fastest=True)
     labels = prepare_label(read_label_map(label), prepared.way_back)
     values = np.flatnonzero(np.bincount(labels.ravel(order="K"))).tolist()
     write_stored(

@@ -7,57 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import STUDIES
 
 import seg3d
 from seg3d.build.dataset import build_dataset
 from seg3d.config import load_config, to_yaml
 from seg3d.io import image_stem, read_header, read_label_map
-from seg3d.phantom import PhantomSpec, write_phantom_dataset
+from seg3d.phantom import write_phantom_dataset
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
-# the phantom of each study, and what makes a GPU study small enough for a test
-SMALL = ["sampling.patch_size=[32,32,32]", "predict.tile_size=[48,48,48]", "model.features=[4,8,8,8]"]
-STUDIES = {
-    "demo": (PhantomSpec(cases=6, shape=(64, 48, 32)), "msd", ["model.features=[4,8,8]"]),
-    "hippocampus3d": (PhantomSpec(cases=6, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
-    "sarcoma3d": (PhantomSpec(cases=6, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
-    "heart3d": (PhantomSpec(cases=6, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
-    "lits3d": (
-        PhantomSpec(cases=6, kind="liver", labels=("liver", "cancer")),
-        "msd",
-        [*SMALL, "prepare.spacing_mm=[4,4,5]"],
-    ),
-    "lung3d": (
-        PhantomSpec(cases=6, labels=("cancer",), shape=(80, 64, 32)),
-        "msd",
-        [*SMALL, "prepare.spacing_mm=[2.0,2.0,3.0]"],
-    ),
-    "lung2d": (
-        PhantomSpec(cases=6, labels=("cancer",), shape=(64, 64, 24)),
-        "msd",
-        [
-            "model.features=[4,8]",
-            "prepare.crop.inferior_slices=4",
-            "prepare.size=[32,32,null]",
-            "sampling.patch_size=[32,32,1]",
-        ],
-    ),
-    "cxr2d": (
-        PhantomSpec(cases=8, kind="xray"),
-        "folders",
-        ["model.features=[4,8]", "prepare.size=[64,64,null]", "sampling.patch_size=[64,64,1]"],
-    ),
-    "mip_pet2d": (
-        PhantomSpec(cases=8, negatives=6, kind="mip"),
-        "folders",
-        ["model.features=[4,8,8]", "sampling.patch_size=[48,64,1]"],
-    ),
-    "isbi2d": (
-        PhantomSpec(cases=12, kind="cells"),
-        "folders",
-        ["model.features=[4,8]", "sampling.patch_size=[68,68,1]", "predict.tile_size=[132,132,1]"],
-    ),
-}
 
 
 def test_every_config_has_its_phantom() -> None:

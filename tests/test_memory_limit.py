@@ -6,8 +6,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import psutil
 import pytest
+import torch
+from torch import nn
+
+from seg3d.errors import ConfigError
+from seg3d.inference.ensemble import McDropout
+from seg3d.inference.predictor import Predictor
+from seg3d.inference.sliding import SlidingWindow
+from seg3d.preparation import Crop, Normalisation, Recipe
+from seg3d.volume import Grid, Volume
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is asked of Linux")
 
@@ -33,9 +45,40 @@ print(json.dumps({"planes": planes, "grown": (peak - before) / 2**20, "imports":
 """
 
 
+_SEVERAL = """
+import json, re, sys
+from pathlib import Path
+import numpy as np, psutil, torch
+from seg3d.inference.predictor import Predictor
+from seg3d.inference.sliding import SlidingWindow
+from seg3d.models import ReducedUNet
+from seg3d.preparation import Crop, Normalisation, Recipe
+from seg3d.training.memory import keep_freed_memory
+from seg3d.volume import Grid, Volume
+
+shape, most = json.loads(sys.argv[1])
+keep_freed_memory()
+networks = [ReducedUNet(1, 3, features=(8, 16), norm="batch").eval() for _ in range(3)]
+scan = Volume(np.ones((1, *shape), np.int16), Grid(tuple(shape), np.eye(4)))
+before = psutil.Process().memory_info().rss
+window = SlidingWindow((32, 32, 32), memory_bytes=None if most is None else before + most * 2**20)
+recipe, device, others = Recipe(Crop(), None, (Normalisation("none"),)), torch.device("cpu"), tuple(networks[1:])
+predictor = Predictor(networks[0], window, recipe, ("CT",), (0, 1, 2), device, others=others)
+planes = len(predictor.predict([scan]).label)
+status = Path("/proc/self/status").read_text()
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024
+print(json.dumps({"planes": planes, "grown": (peak - before) / 2**20, "imports": "sympy" in sys.modules}))
+"""
+
+
 def grown(norm: str, tile: int, shape: tuple[int, int, int], most: int | None) -> float:
     """MiB by which a process grows at most, that may grow by ``most`` MiB."""
-    command = [sys.executable, "-c", _PASS, json.dumps([norm, [tile] * 3, shape, most])]
+    return measured(_PASS, [norm, [tile] * 3, shape, most], shape)
+
+
+def measured(script: str, arguments: list[Any], shape: tuple[int, int, int]) -> float:
+    """MiB by which a process grows that runs a script."""
+    command = [sys.executable, "-c", script, json.dumps(arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["planes"] == shape[0]
@@ -60,3 +103,21 @@ def test_without_a_limit_it_holds_more() -> None:
     """The limits above are not kept by chance."""
     assert grown("batch", 16, (32, 256, 256), None) > 110
     assert grown("instance", 96, (96, 96, 96), None) > 100
+
+
+def test_several_answers_are_held_within_the_limit() -> None:
+    """Three networks: an answer of each, mean, spread and entropies of the whole scan, 4.7 MiB a map."""
+    shape = (48, 160, 160)
+    assert measured(_SEVERAL, [shape, 160], shape) <= 160
+    assert measured(_SEVERAL, [shape, None], shape) > 160
+
+
+@pytest.mark.parametrize("how", [{"others": (nn.Conv3d(1, 2, 1),)}, {"mc_dropout": McDropout(2, 0)}], ids=str)
+def test_maps_of_several_answers_that_do_not_fit_are_refused_before_anything_is_computed(how: dict[str, Any]) -> None:
+    limit = psutil.Process().memory_info().rss + (80 << 20)
+    window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
+    recipe = Recipe(Crop(), None, (Normalisation("none"),))
+    predictor = Predictor(nn.Conv3d(1, 2, 1), window, recipe, ("CT",), (0, 1), torch.device("cpu"), **how)
+    scan = Volume(np.ones((1, 64, 256, 256), np.int16), Grid((64, 256, 256), np.eye(4)))
+    with pytest.raises(ConfigError, match=r"too small for the maps of several answers.*Allow .* GiB more"):
+        predictor.predict([scan])

@@ -49,6 +49,24 @@ def available_bytes(device: torch.device, limit: int | None) -> int:
     return limit - int(psutil.Process().memory_info().rss) - _KERNELS
 
 
+def room_for_maps(device: torch.device, limit: int, answer: int, most: int) -> int:
+    """The limit for computing one of several answers, each of which is held for the whole scan beside what it joins.
+
+    Args:
+        device: Where they are.
+        limit: What the process, or all that is on a GPU, may hold in all.
+        answer: Bytes of an answer.
+        most: Bytes of all maps of the whole scan that are held at once.
+
+    Raises:
+        ConfigError: The maps alone do not fit; it says what would do.
+    """
+    memory = available_bytes(device, limit)
+    if most > memory:
+        raise too_little(most, memory, "the maps of several answers for the whole scan")
+    return limit - answer
+
+
 def _free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     if _GROUP_LIMIT.exists() and (text := _GROUP_LIMIT.read_text().strip()).isdigit():
@@ -167,13 +185,13 @@ def _smaller(tile: Shape, margin: Shape, stride: int) -> Shape | None:
     return (sizes[0], sizes[1], sizes[2]) if sizes[axis] < tile[axis] else None
 
 
-def too_little(least: float, memory: int) -> ConfigError:
-    """The error that even the smallest tile is too large."""
+def too_little(least: float, memory: int, what: str = "the smallest tile") -> ConfigError:
+    """The error that not even the smallest tile fits, or something else that must."""
     short = (least - memory) / 2**30
     return ConfigError(
-        "the memory is too small for the smallest tile",
+        f"the memory is too small for {what}",
         where=KEY,
-        got=f"{max(0, memory) / 2**30:.3f} GiB for tiles",
+        got=f"{max(0, memory) / 2**30:.3f} GiB",
         expected=f"{least / 2**30:.3f} GiB",
         fix=f"Allow {short + 0.0005:.3f} GiB more.",
     )

@@ -150,6 +150,7 @@ _RULES: dict[Any, _Rule] = {
     _aten.leaky_relu.default: _like,
     _aten.sigmoid.default: _like,
     _aten.dropout.default: _like,
+    _aten.feature_dropout.default: _like,
     _aten.batch_norm.default: _like,
     _aten.instance_norm.default: _normalised,
     _aten.clone.default: _cloned,

@@ -15,6 +15,7 @@ from seg3d.cases import Region, assemble_regions
 from seg3d.errors import DataError
 from seg3d.inference.assemble import Assembler
 from seg3d.inference.attention import attention_maps
+from seg3d.inference.budget import room_for_maps
 from seg3d.inference.cleanup import clean_up
 from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities, sampling_dropout
 from seg3d.inference.precision import PrecisionChoice, check_precision, label_maps
@@ -191,12 +192,24 @@ class Predictor:
                 yield planes
             return
         networks = (self.network, *self.others)
-        for member in member_probabilities(
-            networks, self.window, image.to(self.device), outside, self.mc_dropout, name
-        ):
+        window = self._beside_maps(image.shape[1:].numel())
+        for member in member_probabilities(networks, window, image.to(self.device), outside, self.mc_dropout, name):
             spread.add(member)
             del member  # not held while the next one is computed
         yield spread.mean.movedim(slab_axis(self.network) + 1, 1)
+
+    def _beside_maps(self, voxels: int) -> SlidingWindow:
+        """The window for one of several answers: what they come to is held for the whole scan.
+
+        Raises:
+            ConfigError: ``predict.memory_gib`` is too small for that.
+        """
+        limit, answer = self.window.memory_bytes, 4 * len(self._names) * voxels
+        if limit is None:
+            return self.window
+        # the answer, mean and spread of each output; entropy; what is worked with, and what becomes of it in the end
+        most = 3 * answer + 5 * 4 * voxels
+        return replace(self.window, memory_bytes=room_for_maps(self.device, limit, answer, most))
 
     def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:
         """The image, and what each channel is beyond it."""

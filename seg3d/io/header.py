@@ -86,14 +86,14 @@ def checked_grid(path: Path, shape: tuple[int, ...], affine: NDArray[Any]) -> Gr
     with np.errstate(over="ignore", invalid="ignore"):
         # volume of the cell against that of a box of the same edges: 0 when the axes lie in a plane
         cell, box = abs(float(np.linalg.det(columns))), float(np.sqrt((columns**2).sum(axis=0)).prod())
-    if not (0 < box < math.inf and cell >= 1e-6 * box):  # so put that NaN is refused
-        raise DataError(
-            "the affine is singular: voxels have no volume",
-            where=path,
-            got=columns.round(6).tolist(),
-            expected="three independent axes",
-            fix="Correct the header's sform or direction.",
-        )
+        if not (0 < box < math.inf and cell >= 1e-6 * box):  # so put that NaN is refused
+            raise DataError(
+                "the affine is singular: voxels have no volume",
+                where=path,
+                got=columns.round(6).tolist(),
+                expected="three independent axes",
+                fix="Correct the header's sform or direction.",
+            )
     x, y, z = shape
     return Grid((x, y, z), matrix)
 

@@ -42,12 +42,14 @@ class Prepared:
     way_back: WayBack
 
 
-def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
+def prepare_image(volumes: Sequence[Volume], recipe: Recipe, *, x_fastest: bool = False) -> Prepared:
     """An image turned to RAS+, cropped, normalised and, if the recipe says so, resampled; no label is needed.
 
     Args:
         volumes: One volume per channel, or one with all, on one grid.
         recipe: How to prepare it.
+        x_fastest: How the voxels lie in memory: as they are stored, which is how most scans have them; else z varies
+            fastest, as a network takes them.
 
     Raises:
         DataError: The channels lie on different grids, or the recipe cannot be followed.
@@ -72,8 +74,8 @@ def prepare_image(volumes: Sequence[Volume], recipe: Recipe) -> Prepared:
     prepared = prepared_shape(cropped, recipe)
     way_back = WayBack(source, turn, start, shape, prepared)
     steps = recipe.normalise * (len(channels) if len(recipe.normalise) == 1 else 1)
-    # x fastest, as it is stored; most scans have it so already
-    image = np.empty((len(channels), *prepared[::-1]), dtype=np.float16).transpose(0, 3, 2, 1)
+    image = np.empty((len(channels), *(prepared[::-1] if x_fastest else prepared)), dtype=np.float16)
+    image = image.transpose(0, 3, 2, 1) if x_fastest else image
     for number, (channel, step) in enumerate(zip(channels, steps, strict=True)):
         image[number] = as_stored(resample_image(normalise(way_back.cut(channel), step), prepared))
     return Prepared(image, resampled_grid(cropped, prepared), way_back)

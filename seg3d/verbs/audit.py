@@ -35,7 +35,7 @@ def audit(
     jobs: int = 1,
     shard: str | None = None,
     executor: str = "local",
-    output: Path | None = None,
+    output: Path | str | None = None,
     tell: Callable[[str], None] = say,
 ) -> Path:
     """The folder of an audit: what is missing of its runs is made, and all of them are compared.
@@ -62,12 +62,13 @@ def audit(
     if executor not in EXECUTORS:
         raise ConfigError("unknown executor", where="--executor", got=executor, expected=" or ".join(EXECUTORS))
     chosen = as_config(config, overrides)
-    if output is not None and AuditFolder(output).plan_file.exists() and chosen.reproducibility.threads is None:
+    given = None if output is None else AuditFolder(Path(output))
+    if given is not None and given.plan_file.exists() and chosen.reproducibility.threads is None:
         # however many runs are made at a time now: another number of threads would be another audit
-        chosen = _with_threads(chosen, AuditFolder(output).read_plan().config["reproducibility"]["threads"])
+        chosen = _with_threads(chosen, given.read_plan().config["reproducibility"]["threads"])
     plan = plan_audit(chosen, runs, setups, vary, jobs)
     study = Config.model_validate(plan.config)
-    folder = AuditFolder(output or Path(study.output_dir) / f"audit-{study.name}-{plan.digest[:8]}")
+    folder = given or AuditFolder(Path(study.output_dir) / f"audit-{study.name}-{plan.digest[:8]}")
     _refuse_without_test_cases(study)
     folder.path.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.path, wait=True):  # several shards may begin at once

@@ -108,7 +108,7 @@ def compare(
     *,
     metric: str = "Dice",
     label: str | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     seed: int = 0,
     resamples: int = 2000,
     tell: Callable[[str], None] = lambda _: None,

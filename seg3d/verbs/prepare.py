@@ -223,7 +223,7 @@ def prepare_case(job: PrepareJob) -> Seg3dError | None:
     """Prepare and store one case; what went wrong is given back, and then nothing is stored."""
     try:
         images = read_image(job.case.images, job.channels)
-        prepared = prepare_image(images, job.recipe)
+        prepared = prepare_image(images, job.recipe, x_fastest=True)
         label = _label(job, images[0].grid)
         if label is not None and not label.grid.same_as(images[0].grid):
             raise DataError(
