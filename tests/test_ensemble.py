@@ -315,7 +315,7 @@ def test_a_higher_rate_spreads_more(scan: Path) -> None:
 class Watched:
     """A sliding window that counts, whenever it is called, the elements of all tensors alive."""
 
-    precision = "fp32"
+    precision, memory_bytes = "fp32", None
 
     def __init__(self) -> None:
         self.window = SlidingWindow((16, 16, 16))

@@ -34,9 +34,9 @@ batch from memory. nnU-Net: `train_step` with its loss and optimiser.""",
     "4 accuracy": """Hippocampus, mean Dice over labels and held-out cases, which had no part in training or in choosing
 settings. nnU-Net: its own plan, network, augmentation and schedule, stopped at the budget; neither mirrors when it
 predicts. Its published curve on all data: 0.805 (pseudo-Dice) after 250 iterations, 0.885 after 5,000, flat afterwards,
-0.8904 at the end in cross-validation; the column `steps` tells how many iterations it comes to here: far fewer than it is
-made for, and 0 means that it predicts background. seg3d's settings were chosen for these budgets, on validation cases, the
-first by a few trials, the others by guess. One training each.""",
+0.8904 at the end in cross-validation; the column `steps` tells how many iterations it comes to here: far fewer than it
+is made for, and 0 means that it predicts background. seg3d's settings were chosen for these budgets on validation
+cases, the first by a few trials, the others by guess. One training each.""",
     "5 preparing": """Reading, z-score, resampling where said, storing, one case after the other in one process; nnU-Net
 by a plan that it had made for these scans.""",
     "6 start-up": """Programs started anew. Predicting: a model of the tool's own kind, from file to file, no
