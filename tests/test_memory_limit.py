@@ -112,7 +112,9 @@ def test_several_answers_are_held_within_the_limit() -> None:
     assert measured(_SEVERAL, [shape, None], shape) > 160
 
 
-@pytest.mark.parametrize("how", [{"others": (nn.Conv3d(1, 2, 1),)}, {"mc_dropout": McDropout(2, 0)}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"others": (nn.Conv3d(1, 2, 1),)}, {"mc_dropout": McDropout(2, 0)}], ids=["ensemble", "dropout"]
+)
 def test_maps_of_several_answers_that_do_not_fit_are_refused_before_anything_is_computed(how: dict[str, Any]) -> None:
     limit = psutil.Process().memory_info().rss + (80 << 20)
     window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
