@@ -123,3 +123,15 @@ def test_maps_of_several_answers_that_do_not_fit_are_refused_before_anything_is_
     scan = Volume(np.ones((1, 64, 256, 256), np.int16), Grid((64, 256, 256), np.eye(4)))
     with pytest.raises(ConfigError, match=r"too small for the maps of several answers.*Allow .* GiB more"):
         predictor.predict([scan])
+
+
+def test_maps_on_the_grid_of_the_scan_count_too() -> None:
+    """Resampled to an eighth of its voxels, a scan needs little while it is computed, and its maps much in the end."""
+    limit = psutil.Process().memory_info().rss + (90 << 20)
+    window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
+    recipe, device = Recipe(Crop(), (2.0, 2.0, 2.0), (Normalisation("none"),)), torch.device("cpu")
+    others = (nn.Conv3d(1, 2, 1),)
+    predictor = Predictor(nn.Conv3d(1, 2, 1), window, recipe, ("CT",), (0, 1), device, others=others)
+    shape = (128, 256, 128)
+    with pytest.raises(ConfigError, match="the maps of several answers"):
+        predictor.predict([Volume(np.ones((1, *shape), np.int16), Grid(shape, np.eye(4)))])

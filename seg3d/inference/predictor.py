@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -192,23 +193,24 @@ class Predictor:
                 yield planes
             return
         networks = (self.network, *self.others)
-        window = self._beside_maps(image.shape[1:].numel())
+        window = self._beside_maps(prepared)
         for member in member_probabilities(networks, window, image.to(self.device), outside, self.mc_dropout, name):
             spread.add(member)
             del member  # not held while the next one is computed
         yield spread.mean.movedim(slab_axis(self.network) + 1, 1)
 
-    def _beside_maps(self, voxels: int) -> SlidingWindow:
+    def _beside_maps(self, prepared: Prepared) -> SlidingWindow:
         """The window for one of several answers: what they come to is held for the whole scan.
 
         Raises:
             ConfigError: ``predict.memory_gib`` is too small for that.
         """
-        limit, answer = self.window.memory_bytes, 4 * len(self._names) * voxels
+        limit, voxels = self.window.memory_bytes, math.prod(prepared.grid.shape)
         if limit is None:
             return self.window
-        # the answer, mean and spread of each output; entropy; what is worked with, and what becomes of it in the end
-        most = 3 * answer + 5 * 4 * voxels
+        answer = 4 * len(self._names) * voxels
+        # the answer, mean and spread of each output; entropy, what is worked with, and the maps on the scan's own grid
+        most = 3 * answer + 5 * 4 * max(voxels, math.prod(prepared.way_back.source.shape))
         return replace(self.window, memory_bytes=room_for_maps(self.device, limit, answer, most))
 
     def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:

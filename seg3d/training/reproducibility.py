@@ -50,7 +50,8 @@ class Reproducibility:
         if deterministic:
             choose_cublas_workspace()
         torch.use_deterministic_algorithms(deterministic)
-        # would fill every new tensor, for programs that read what they never wrote: 2 % of a step
+        # would fill every new tensor, for programs that read what they never wrote: 2 % of a step; torch makes the
+        # name up at run time, so that no type checker finds it
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
