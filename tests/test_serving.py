@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import threading
@@ -191,6 +192,31 @@ def test_the_card_tells_what_the_runs_tell_and_names_no_case_and_no_folder(runs:
         assert "not a medical device" in text.lower()
         assert "blobs_0" not in text
         assert str(runs[0].parent) not in text
+
+
+def test_the_card_knows_scores_of_the_test_cases_wherever_they_were_made(runs: list[Path], tmp_path: Path) -> None:
+    run = shutil.copytree(runs[0], tmp_path / "run")
+
+    def scored(split: str) -> dict[str, Any]:
+        seg3d.predict(run, output=tmp_path / split, split=split)
+        found = seg3d.evaluate(tmp_path / split, run / "config.yaml", tmp_path / f"{split}.json", subset=True, run=run)
+        return dict(found["foreground_dice"])
+
+    def told() -> Any:
+        return load_model([run]).card["members"][0]["test"]
+
+    assert told() is None
+    dice = scored("test")
+    expected = {"cases": 1, "dice": dice["mean"], "interval": dice["ci95"]}
+    assert told() == expected
+    scored("train")  # cases that it was trained on say nothing
+    assert told() == expected
+    evaluations = (run / "evaluations.jsonl").read_text()
+    (run / "evaluations.jsonl").write_text(re.sub(r'"weights": "[0-9a-f]{8}', '"weights": "00000000', evaluations))
+    assert told() is None  # scores of other weights
+    (tmp_path / "test.json").unlink()
+    (run / "evaluations.jsonl").write_text(evaluations)
+    assert told() is None
 
 
 def test_the_api_describes_itself_without_scripts_from_elsewhere(desk: TestClient) -> None:

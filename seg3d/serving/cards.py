@@ -13,6 +13,7 @@ from seg3d.config import Config
 from seg3d.inference.predictor import Predictor
 from seg3d.serving.inspection import Wanted
 from seg3d.training.run_folder import RunFolder, read_json
+from seg3d.verbs.report import evaluation_of_test_cases
 
 DISCLAIMER = "For research use only. Not a medical device: not for diagnosis or treatment."
 _CAVEATS = (
@@ -70,9 +71,8 @@ def _member(folder: RunFolder) -> dict[str, Any]:
 
 
 def _test_scores(folder: RunFolder) -> dict[str, Any] | None:
-    """Scores of cases that had no part in training, where an audit, a comparison or the training has asked for them."""
-    if not folder.test_scores.is_file():
+    """Scores of the cases that had no part in training, where they are known."""
+    found = evaluation_of_test_cases(folder)
+    if found is None:
         return None
-    summary = read_json(folder.test_scores)
-    dice = summary["foreground_dice"]
-    return {"cases": summary["cases"], "dice": dice["mean"], "interval": dice["ci95"]}
+    return {"cases": len(found.cases), "dice": found.headline["mean"], "interval": found.headline["ci95"]}

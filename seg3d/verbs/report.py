@@ -17,9 +17,11 @@ from seg3d.reporting.run_report.page import Scored, write_run_report
 from seg3d.reporting.run_report.scores import Evaluation, read_evaluation
 from seg3d.reporting.run_report.shapes import EVALUATED, shaped
 from seg3d.training.checkpoints import list_checkpoints
+from seg3d.training.outcome import chosen_checkpoint
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
 from seg3d.verbs.manifest import read_manifest
+from seg3d.verbs.members import part_of_split
 
 
 def report(
@@ -64,11 +66,34 @@ def last_evaluation(folder: RunFolder) -> Evaluation | None:
     Raises:
         RunError: The list of evaluations is damaged, or what it names last are no scores.
     """
+    return next(_evaluations_left(folder), None)
+
+
+def evaluation_of_test_cases(folder: RunFolder) -> Evaluation | None:
+    """Scores of the run's test cases, all of them and no others, by the weights that it predicts with.
+
+    Those that the run itself was asked for, else those that were made last.
+
+    Raises:
+        RunError: As :func:`last_evaluation`.
+    """
+    if folder.test_scores.is_file():
+        return read_evaluation(folder.test_scores)
+    cases, weights = part_of_split(folder, "test"), chosen_checkpoint(folder).sha256
+    for found in _evaluations_left(folder):
+        if found.cases == cases and found.weights is not None and found.weights.startswith(weights):
+            return found
+    return None
+
+
+def _evaluations_left(folder: RunFolder) -> Iterator[Evaluation]:
+    """The scores of a run's predictions that are still there, the last ones first."""
     for record in reversed(_evaluations(folder)):
         path = Path(os.path.normpath(folder.path / record["summary"]))
         if path.is_file():
-            return read_evaluation(path, record.get("weights"))
-    return read_evaluation(folder.test_scores) if folder.test_scores.is_file() else None
+            yield read_evaluation(path, record.get("weights"))
+    if folder.test_scores.is_file():
+        yield read_evaluation(folder.test_scores)
 
 
 def _evaluations(folder: RunFolder) -> list[Mapping[str, Any]]:
