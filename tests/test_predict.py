@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,12 @@ from study import make_study
 
 import seg3d
 from seg3d.atomic import temporary_name
+from seg3d.digest import sha256_file
 from seg3d.errors import FaultsError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
+from seg3d.training.checkpoints import list_checkpoints, save_checkpoint
+from seg3d.verbs.manifest import MANIFEST
 from seg3d.verbs.scans import PROGRESS
 
 
@@ -131,6 +136,27 @@ def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
         told = []
         seg3d.predict(run, scans[:1], target, tell=told.append)
         assert not any(line.endswith("answered to before") for line in told)
+
+
+def test_the_record_names_the_weights_that_predicted_though_the_run_has_others_by_then(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    training = shutil.copytree(run, tmp_path / "run")
+    (best,) = list_checkpoints(training / "checkpoints", "best")
+    predicted_with = sha256_file(best.path)
+
+    def train_on(line: str) -> None:
+        if "tiles:" in line:  # the weights are loaded
+            save_checkpoint(training / "checkpoints", "best", best.step + 1, lambda draft: _altered(best.path, draft))
+
+    seg3d.predict(training, scans[:1], tmp_path / "out", tell=train_on)
+    assert not best.path.exists()
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["weights"] == predicted_with
+
+
+def _altered(checkpoint: Path, target: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"epoch": -1}, target)
 
 
 def test_a_scan_with_nan_is_named_and_the_others_go_on(run: Path, scans: list[Path], tmp_path: Path) -> None:

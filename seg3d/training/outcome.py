@@ -106,10 +106,15 @@ def read_weights(folder: RunFolder, which: str = "best", *, averaged: bool = Tru
         RunError: There is no such checkpoint or it is damaged.
     """
     checkpoint = read_checkpoint(chosen_checkpoint(folder)) if which == "best" else read_last(folder)
-    if averaged and "ema" in checkpoint:
-        shadow: dict[str, torch.Tensor] = checkpoint["ema"]["shadow"]
-        return shadow
-    return network_weights(checkpoint)
+    return predicting_weights(checkpoint) if averaged else network_weights(checkpoint)
+
+
+def predicting_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """State dict of the network in a checkpoint: the running mean of the weights where the run kept one."""
+    if "ema" not in checkpoint:
+        return network_weights(checkpoint)
+    shadow: dict[str, torch.Tensor] = checkpoint["ema"]["shadow"]
+    return shadow
 
 
 def network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:

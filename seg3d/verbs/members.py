@@ -20,7 +20,7 @@ from seg3d.errors import RunError
 from seg3d.inference.backends import compiled
 from seg3d.inference.ensemble import McDropout
 from seg3d.inference.predictor import Predictor
-from seg3d.training.outcome import chosen_checkpoint, read_weights
+from seg3d.training.outcome import chosen_checkpoint, predicting_weights, read_checkpoint
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 
@@ -36,11 +36,18 @@ class Member:
         folder: The run.
         network: Its network with the weights that it predicts with, on the CPU.
         dropout: Its dropout rate.
+        weights: SHA-256 of the checkpoint that they come from; a run that is training may have another one by now.
     """
 
     folder: RunFolder
     network: nn.Module
     dropout: float
+    weights: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it is known by: the name of its run, and the digest of its weights."""
+        return {"run": self.folder.path.name, "weights": self.weights}
 
 
 def part_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -81,11 +88,13 @@ def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:
     config, model = load_config(folder.config, overrides), read_model(folder)
     given = outputs(model["labels"], model["ignore_label"], model["regions"])
     network = build_network(config, len(model["channels"]), given)
+    checkpoint = chosen_checkpoint(folder)
+    weights = sha256_file(checkpoint.path)
     try:
-        network.load_state_dict(read_weights(folder))
+        network.load_state_dict(predicting_weights(read_checkpoint(checkpoint)))
     except RuntimeError as error:
         raise RunError("the weights do not fit the network of the config", where=folder.path, got=error) from error
-    return Member(folder, network.eval(), config.model.dropout)
+    return Member(folder, network.eval(), config.model.dropout, weights)
 
 
 def read_model(folder: RunFolder) -> dict[str, Any]:
@@ -201,11 +210,6 @@ def part_of_split(folder: RunFolder, split: str) -> list[str]:
     if split not in ("train", "val", "test"):
         raise RunError("unknown part of the split", where="--split", got=split, expected="train, val or test")
     return sorted(read_json(folder.splits)[split])
-
-
-def identity(member: Member) -> dict[str, str]:
-    """What a member is known by: the name of its run, and the digest of its weights."""
-    return {"run": member.folder.path.name, "weights": sha256_file(chosen_checkpoint(member.folder).path)}
 
 
 def _is_run(path: Path) -> bool:

@@ -25,7 +25,6 @@ from seg3d.verbs.members import (
     Member,
     build_predictor,
     distinct,
-    identity,
     load_member,
     open_runs,
     part_of_split,
@@ -130,7 +129,7 @@ def _predict_scans(
     tell: Callable[[str], None],
 ) -> list[Path]:
     """Answer to each scan that has no answer yet; what fails is told, and the others go on."""
-    made_by = {"seg3d": __version__, "members": [identity(member) for member in members]}
+    made_by = {"seg3d": __version__, "members": [member.identity for member in members]}
     # patches and borders count as tiles do; how much memory there is does not
     settings = config.model_dump(mode="json", exclude={"predict": {"memory_gib"}})
     dropout = None if predictor.mc_dropout is None else vars(predictor.mc_dropout)
@@ -189,7 +188,7 @@ def _write_manifest(
     if not scans:
         return
     mc_dropout, chosen = predictor.mc_dropout, predictor.choice
-    runs = [identity(member) for member in members]
+    runs = [member.identity for member in members]
     model = read_model(members[0].folder)
     content: dict[str, Any] = {
         "labels": model["labels"],
