@@ -23,7 +23,9 @@ NOTES = {
 memory to the label map in memory. Peers take tiles of 96^3 with half overlap. Agreement is the share of voxels with the
 label of one pass over the whole volume, computed apart from all tools in slabs that overlap by more than the network
 looks; at borders: of the voxels beside another label of it. Random weights give many borders, so that agreement is a
-hard test. With instance norm every tile has statistics of its own: there is no one pass to agree with.""",
+hard test. With instance norm every tile has statistics of its own: there is no one pass to agree with. `LUNG1-001` is a
+chest CT of 512 x 512 x 134 voxels without its last two slices, so that its size is a multiple of the network's stride
+and no tool has to surround it.""",
     "2 patch supply": """Image and label patches of 96^3, half of them centred on the tumour. TorchIO: stock queue and
 label sampler on uncompressed NIfTI, transforms on the whole volume as the queue has them, or patch by patch where the
 row says so. MONAI: all volumes cached in memory, with the places of the classes. nnU-Net: its own files and loader,

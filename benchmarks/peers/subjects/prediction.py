@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.peers.harness import Job, Settings, run_job, with_and_without
 from benchmarks.peers.meter import Measures, Meter
-from benchmarks.peers.networks import load_network, made_up_volume, one_pass, write_weights
+from benchmarks.peers.networks import STRIDE, load_network, made_up_volume, one_pass, write_weights
 
 NAME = "1 prediction"
 SCAN = Path("ct_lung_tumour/LUNG1-001_ct.nii.gz")
@@ -67,11 +67,16 @@ def make_inputs(stem: str, norm: str, quick: bool, scan: str, shape: list[int]) 
 
 
 def read_scan(path: Path) -> torch.Tensor:
-    """A CT ``(1, x, y, z)``, -1000..400 HU as 0..1."""
+    """A CT ``(1, x, y, z)``, -1000..400 HU as 0..1, cut to a multiple of the network's stride.
+
+    What surrounds another size is each tool's own affair, and moves the grid of the coarse features: with random
+    weights that changes half of the labels, and there are several answers of one pass.
+    """
     from seg3d.io import read_volume
 
-    data = read_volume(path).data.astype(np.float32)
-    return torch.from_numpy((np.clip(data, -1000, 400) + 1000) / 1400)
+    data = read_volume(path).data
+    x, y, z = (slice(0, n // STRIDE * STRIDE) for n in data.shape[1:])
+    return torch.from_numpy((np.clip(data[:, x, y, z].astype(np.float32), -1000, 400) + 1000) / 1400)
 
 
 def measure(stem: str, norm: str, quick: bool, tool: str, tile: int, options: dict[str, Any]) -> Measures:
