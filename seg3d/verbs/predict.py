@@ -20,7 +20,7 @@ from seg3d.io import answer_name, image_stem
 from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.run_folder import RunFolder
-from seg3d.verbs.manifest import MANIFEST
+from seg3d.verbs.manifest import MANIFEST, earlier_answers, parts_of_scans
 from seg3d.verbs.members import (
     Member,
     build_predictor,
@@ -33,7 +33,7 @@ from seg3d.verbs.members import (
     refuse_other_preparation,
     refuse_without_dropout,
 )
-from seg3d.verbs.scans import Progress, read_scan, refuse_overwriting_inputs, suffix, write_answer
+from seg3d.verbs.scans import Progress, digests, read_scan, refuse_overwriting_inputs, suffix, write_answer
 from seg3d.volume import Volume
 
 
@@ -161,7 +161,7 @@ def _predict_scans(
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
     answered = [scan for scan in scans if scan.name not in faults]
-    _write_manifest(target, members, predictor, answered, progress.precision(answered))
+    _write_manifest(target, members, predictor, answered, progress.precision(answered), config.predict.probabilities)
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", list(faults.values()))
     progress.finish()
@@ -183,8 +183,9 @@ def _write_manifest(
     predictor: Predictor,
     scans: Sequence[Scan],
     precision: Mapping[str, Any],
+    probabilities: bool,
 ) -> None:
-    """What was predicted by which runs, so that an evaluation can tell which cases it is about."""
+    """What was predicted by which runs, so that an evaluation can tell what it scores."""
     if not scans:
         return
     mc_dropout, chosen = predictor.mc_dropout, predictor.choice
@@ -194,6 +195,8 @@ def _write_manifest(
         "labels": model["labels"],
         "ignore_label": model["ignore_label"],
         "scans": [scan.name for scan in scans],
+        "parts": parts_of_scans([member.folder for member in members], {scan.name: digests(scan) for scan in scans}),
+        "probabilities": probabilities,
         "tiling": {"kind": chosen.tiling, "why": chosen.why},
         "precision": predictor.precision,
     }
@@ -206,4 +209,6 @@ def _write_manifest(
     if len(members) > 1 or mc_dropout is not None:
         content["members"] = [run | {"dropout": member.dropout} for run, member in zip(runs, members, strict=True)]
         content["mc_dropout"] = None if mc_dropout is None else vars(mc_dropout)
+    if earlier := earlier_answers(target, content["scans"]):
+        content["earlier"] = earlier
     write_json(target / MANIFEST, content)
