@@ -81,7 +81,8 @@ def predict(
 
     Args:
         run: A run folder, or several whose probabilities are averaged; an audit folder stands for its finished runs.
-            How scans are tiled and cleaned up is as the first run says. Each network is loaded once and kept.
+            The ``predict`` settings are the first run's; patches and what lies around them are each run's own. Each
+            network is loaded once and kept.
         inputs: Image files and folders of them; or a :class:`seg3d.volume.Volume` with all channels, whose label map
             ``(x, y, z)`` is returned and nothing is written.
         output: Folder of the answers.
@@ -98,6 +99,8 @@ def predict(
     """
     folders = open_runs([run] if isinstance(run, (Path, str)) else run)
     refuse_disagreement(folders, split)
+    if split is not None and not isinstance(inputs, Volume) and inputs:
+        raise DataError("give scans or a part of the split, not both", where="--split", got=", ".join(map(str, inputs)))
     if mc_dropout is not None:
         refuse_without_dropout(mc_dropout, folders, overrides)
     config = load_config(folders[0].config, overrides)
@@ -116,6 +119,8 @@ def predict(
         if not scans:
             raise DataError("there is nothing to predict", fix="Give files or folders, or --split test.")
         target = Path(output)
+        if target.exists() and not target.is_dir():
+            raise DataError("the answers need a folder", where="--output", got=target, expected="a folder, or none yet")
         refuse_overwriting_inputs(scans, target)
         return _predict_scans(predictor, members, config, scans, target, tell)
 
@@ -189,7 +194,6 @@ def _write_manifest(
     if not scans:
         return
     mc_dropout, chosen = predictor.mc_dropout, predictor.choice
-    runs = [member.identity for member in members]
     model = read_model(members[0].folder)
     content: dict[str, Any] = {
         "labels": model["labels"],
@@ -205,9 +209,9 @@ def _write_manifest(
     if model["regions"]:
         content["regions"] = [region.as_dict() for region in model["regions"]]
     if len(members) == 1:
-        content |= runs[0]
+        content |= members[0].identity
     if len(members) > 1 or mc_dropout is not None:
-        content["members"] = [run | {"dropout": member.dropout} for run, member in zip(runs, members, strict=True)]
+        content["members"] = [member.identity | {"dropout": member.config.model.dropout} for member in members]
         content["mc_dropout"] = None if mc_dropout is None else vars(mc_dropout)
     if earlier := earlier_answers(target, content["scans"]):
         content["earlier"] = earlier
