@@ -14,9 +14,9 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import StoreError
-from seg3d.label_index import BLOCK, class_boxes, count_blocks, count_slices, find_lesions
+from seg3d.label_index import BLOCK, CutOff, class_boxes, count_blocks, count_slices, find_lesions
 from seg3d.volume import Grid, Shape
 
-SCHEMA_VERSION = 3  # 2 did not say which file gave which channel
+SCHEMA_VERSION = 3  # 2 did not say which file gave which channel, nor what was cut off
 SUFFIX = ".h5"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 Stamp = tuple[int, int, int]
@@ -62,6 +62,7 @@ class StoredInfo:
         minimum: Each channel's smallest value.
         source_sha256: SHA-256 of each source file by name.
         roles: Name of the source file by what it gave: ``"image 0"``, ``"image 1"`` and so on, ``"label"``.
+        cut_off: Classes of which cropping left nothing of a lesion.
         stamp: Inode, bytes and time of change of the file that was read. It is never stored: a store that is copied or
             moved is another file with the same content.
     """
@@ -79,6 +80,7 @@ class StoredInfo:
     recipe_sha256: str
     source_sha256: dict[str, str]
     roles: dict[str, str]
+    cut_off: tuple[CutOff, ...]
     content_sha256: str
     stamp: Stamp
     image_offset: int
@@ -123,6 +125,7 @@ def write_stored(
     labels: Mapping[str, int],
     ignore_label: int | None,
     roles: Mapping[str, str] | None = None,
+    cut_off: Sequence[CutOff] = (),
     weights: NDArray[np.float16] | None = None,
 ) -> None:
     """Write one prepared case, atomically.
@@ -139,6 +142,7 @@ def write_stored(
         labels: Label values by name.
         ignore_label: Label value that counts nowhere; it gets no block counts.
         roles: Name of the source file by what it gave: ``"image 0"``, ``"label"``.
+        cut_off: Classes of which cropping left nothing of a lesion.
         weights: ``(x, y, z)``, float16: what each voxel weighs in the loss, or ``None`` where all are alike.
 
     Raises:
@@ -155,6 +159,7 @@ def write_stored(
         "recipe_sha256": recipe_sha256,
         "source_sha256": json.dumps(dict(source_sha256), sort_keys=True),
         "roles": json.dumps(dict(roles or {}), sort_keys=True),
+        "cut_off": json.dumps([astuple(each) for each in cut_off]),
         "labels": json.dumps(dict(labels)),
         "ignore_label": -1 if ignore_label is None else ignore_label,
     }
@@ -375,6 +380,7 @@ def _info(path: Path, file: h5py.File, stamp: Stamp) -> StoredInfo:
         recipe_sha256=str(file.attrs["recipe_sha256"]),
         source_sha256=json.loads(file.attrs["source_sha256"]),
         roles=json.loads(file.attrs["roles"]),
+        cut_off=tuple(CutOff(*row) for row in json.loads(file.attrs["cut_off"])),
         content_sha256=str(file.attrs["content_sha256"]),
         stamp=stamp,
         image_offset=file["image"].id.get_offset(),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import pickle
 import shutil
+import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +21,9 @@ import yaml
 from scans import write_nifti
 
 from seg3d.atomic import exclusive
-from seg3d.errors import StoreError
+from seg3d.errors import FaultsError, Seg3dError, StoreError
 from seg3d.store import StoredVolume
+from seg3d.verbs import prepare_cases
 from seg3d.verbs.prepare import Store, prepare
 
 SHAPE = (8, 9, 10)
@@ -158,3 +165,126 @@ def test_one_process_at_a_time_prepares_into_a_store(config: Path, tmp_path: Pat
         assert not list((tmp_path / "store").glob("*.h5"))
     other.join(30)
     assert first_values(found[0]) == [100, 5]
+
+
+def test_lesions_that_the_crop_cuts_off_are_told_each_time(config: Path, tmp_path: Path) -> None:
+    far = label()
+    far[5:7, 5:7, 8:10] = 1
+    write_nifti(tmp_path / "source" / "p0" / "seg.nii.gz", far)
+    told: list[str] = []
+    prepare(config, progress=False, tell=told.append)
+    assert told == []
+    for _ in range(2):  # also of a store that is there already
+        prepare(config, ["prepare.crop.superior_slices=2"], progress=False, tell=told.append)
+        assert told[-2:] == [
+            "NOTE: prepare.crop cuts off whole lesions:",
+            "  p0: 1 of 2 lesions of 'tumour', 8 of 16 voxels",
+        ]
+    prepare(config, ["prepare.crop.inferior_slices=5"], progress=False, tell=told.append)
+    assert told[-1].endswith("  p1: 1 of 1 lesions of 'tumour', 8 of 8 voxels, all that there was")
+    cases = json.loads((tmp_path / "store" / "store.json").read_text())["cases"]
+    assert [cut["voxels"] for cut in cases["p1"]["cut_off"]] == [8]
+
+
+def test_a_lesion_that_the_crop_cuts_through_is_not_lost(config: Path) -> None:
+    prepare(config, ["prepare.crop.inferior_slices=3"], progress=False, tell=pytest.fail)
+
+
+def test_files_with_other_channels_than_are_declared_are_refused(config: Path, tmp_path: Path) -> None:
+    write_nifti(tmp_path / "source" / "p0" / "ct.nii.gz", np.ones((*SHAPE, 2), np.int16))
+    for settings in ([], ["prepare.normalise=[{kind: none}, {kind: zscore}]"]):
+        with pytest.raises(FaultsError, match=r"p0(?s:.)*another number of channels.*got 3, expected 2 \(ct, pet\)"):
+            prepare(config, settings, progress=False, tell=lambda _: None)
+    assert (tmp_path / "store" / "p1.h5").exists()
+
+
+def test_a_group_of_no_case_stops_the_preparation(config: Path) -> None:
+    with pytest.raises(FaultsError, match=r"data\.groups\.P0.*mean p0\?"):
+        prepare(config, ["data.groups={P0: anna}"], progress=False)
+
+
+def die(_job: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_with_its_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_source(tmp_path / "source", cases=3)
+    config = write_config(tmp_path, ["ct", "pet"])
+    monkeypatch.setattr(prepare_cases, "prepare_case", die)
+    with pytest.raises(FaultsError) as error:
+        prepare(config, ["prepare.workers=2"], progress=False)
+    assert [fault.where for fault in error.value.faults] == ["p0", "p1"]
+    assert "2 of 3 cases could not be prepared, 1 were not begun" in str(error.value)
+    assert "Lower prepare.workers (now 2)" in str(error.value)
+
+
+def test_faults_of_other_cases_are_told_beside_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_source(tmp_path / "source", cases=4)
+    config = write_config(tmp_path, ["ct", "pet"])
+    monkeypatch.setattr(prepare_cases, "prepare_case", fail_then_die)
+    with pytest.raises(FaultsError) as error:
+        prepare(config, ["prepare.workers=2"], progress=False)
+    assert "no good" in str(error.value)
+    assert "killed" in str(error.value)
+
+
+def fail_then_die(job: prepare_cases.PrepareJob) -> Seg3dError | None:
+    if job.case.case_id != "p0":
+        time.sleep(1.0)
+        die(job)
+    return Seg3dError("no good")
+
+
+def test_memory_that_runs_out_is_told_with_the_case(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(prepare_cases, "prepare_image", exhaust)
+    with pytest.raises(FaultsError, match=r"p0: the case does not fit into memory(?s:.)*p1.*Lower prepare\.workers"):
+        prepare(config, progress=False)
+
+
+def test_a_source_file_that_cannot_be_read_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("seg3d.digest.sha256_file", refuse)  # who tests may be root, who may read all
+    with pytest.raises(FaultsError, match=r"ct\.nii\.gz: the file cannot be read \(got Permission denied\)"):
+        prepare(config, progress=False)
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes every file system read-only; a mode would not stop root."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    def begin() -> None:
+        monkeypatch.setattr("seg3d.atomic.temporary_name", refuse)
+        monkeypatch.setattr("seg3d.verbs.prepare.exclusive", refuse)
+
+    return begin
+
+
+def test_a_complete_store_may_be_read_only(config: Path, tmp_path: Path, read_only: Callable[[], None]) -> None:
+    prepare(config, progress=False)
+    read_only()
+    assert first_values(prepare(config, progress=False, tell=pytest.fail)) == [100, 5]
+    os.utime(tmp_path / "source" / "p0" / "ct.nii.gz", (1, 1))  # digested again, which cannot be noted down
+    assert first_values(prepare(config, progress=False, tell=pytest.fail)) == [100, 5]
+
+
+@pytest.mark.parametrize("setting", ["prepare.normalise=[{kind: minmax}]", "data.groups={p0: anna, p1: anna}"])
+def test_a_read_only_store_that_lacks_something_is_told(
+    config: Path, read_only: Callable[[], None], setting: str
+) -> None:
+    prepare(config, progress=False)
+    read_only()
+    with pytest.raises(StoreError, match=r"cannot be written to, and lacks something.*Read-only"):
+        prepare(config, [setting], progress=False)
+
+
+def test_by_default_there_are_as_many_workers_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert prepare_cases.usable_cores() == 3

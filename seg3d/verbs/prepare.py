@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from seg3d.store import StoredInfo, read_info, stored_path
 from seg3d.verbs.prepare_cases import Outcome, PrepareJob, prepare_cases, usable_cores
 
 MANIFEST = "store.json"
+_TOLD = 10  # lines about single cases
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,24 @@ def prepare(
             _write_manifest(store, dataset, recipe)  # which reads what is stored before another process may replace it
     else:
         _write_manifest(store, dataset, recipe)
+    _tell_cut_off(store, tell)
     return store
+
+
+def _tell_cut_off(store: Store, tell: Callable[[str], None]) -> None:
+    """Lesions that no network will see, and that scores on whole scans count all the same."""
+    names = {value: name for name, value in store.labels.items()}
+    lines = [
+        f"  {case}: {cut.lesions} of {cut.of_lesions} lesions of {names[cut.class_value]!r}, "
+        f"{cut.voxels} of {cut.of_voxels} voxels" + (", all that there was" if cut.voxels == cut.of_voxels else "")
+        for case, info in store.infos.items()
+        for cut in info.cut_off
+    ]
+    if lines:
+        tell("NOTE: prepare.crop cuts off whole lesions:")
+        tell("\n".join(lines[:_TOLD]))
+        if len(lines) > _TOLD:
+            tell(f"  and {len(lines) - _TOLD} more, see {store.path / MANIFEST}")
 
 
 @contextmanager
@@ -311,6 +329,7 @@ def _write_manifest(store: Store, dataset: Dataset, recipe: Recipe) -> None:
             "ignore_label": store.ignore_label,
             "cases": {
                 case: {"group": store.groups[case], "content_sha256": info.content_sha256}
+                | ({"cut_off": [asdict(cut) for cut in info.cut_off]} if info.cut_off else {})
                 for case, info in store.infos.items()
             },
         }

@@ -15,7 +15,7 @@ import numpy as np
 from seg3d.cases import Case, refuse_undeclared
 from seg3d.errors import DataError, Seg3dError
 from seg3d.io import read_image, read_label_map
-from seg3d.preparation import Recipe, prepare_image, prepare_label, prepare_weights
+from seg3d.preparation import Recipe, find_lost, prepare_image, prepare_label, prepare_weights
 from seg3d.store import write_stored
 from seg3d.volume import Grid, Volume
 
@@ -152,9 +152,14 @@ def _prepare(job: PrepareJob) -> None:
         recipe_sha256=job.recipe.digest,
         source_sha256=job.source_sha256,
         roles=job.roles,
+        cut_off=() if label is None else find_lost(label, prepared.way_back, _counted(job)),
         labels=job.labels,
         ignore_label=job.ignore_label,
     )
+
+
+def _counted(job: PrepareJob) -> list[int]:
+    return sorted(set(job.labels.values()) - {job.ignore_label})
 
 
 def _read_image(job: PrepareJob) -> list[Volume]:
