@@ -98,14 +98,12 @@ def _in_pool(pool: ProcessPoolExecutor, jobs: Sequence[PrepareJob], workers: int
             except BrokenProcessPool:
                 killed.append(job)
     for job in killed:
-        yield job, _killed(job, workers)
+        yield job, _killed(workers)
 
 
-def _killed(job: PrepareJob, workers: int) -> DataError:
+def _killed(workers: int) -> DataError:
     return DataError(
-        "a worker was killed while this case was being prepared",
-        where=job.case.case_id,
-        got="most often the system's answer to too little memory",
+        "a worker was killed while this case was being prepared, most often for lack of memory",
         fix=f"Lower prepare.workers (now {workers}) and prepare again: finished cases are kept.",
     )
 
@@ -119,12 +117,12 @@ def prepare_case(job: PrepareJob) -> Seg3dError | None:
     except MemoryError as error:
         return DataError(
             "the case does not fit into memory while it is prepared",
-            where=job.case.case_id,
+            where=job.case.images[0],
             got=str(error) or None,
             fix="Lower prepare.workers, or store fewer voxels (prepare.spacing_mm, prepare.crop).",
         )
     except OSError as error:  # of a source file: those of the store are told by write_stored
-        return DataError("a file of the case cannot be read", where=job.case.case_id, got=error)
+        return DataError("a file of the case cannot be read", where=job.case.images[0], got=error)
     return None
 
 
