@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from seg3d.auditing.effects import (
     Effects,
+    Level,
     decompose,
     estimate,
-    half_width,
     needed_for_half,
+    planned_error,
+    smallest_seen,
     superiority,
     variance_shares,
 )
@@ -172,14 +174,42 @@ def test_the_seeds_needed_are_the_fewest_that_suffice() -> None:
     found = study("fewest", 6, 6, 30, (0.02, 0.02, 0.01, 0.01), 0.03)
     seeds = needed_for_half(found).seeds
     assert seeds is not None
-    one_less, enough = half_width(found, np.array([seeds - 1, seeds]))
+    one_less, enough = smallest_seen(*planned_error(found, np.array([seeds - 1, seeds])))
     assert enough < abs(found.difference) / 2 <= one_less
 
 
-def test_the_half_width_planned_for_the_seeds_there_are_is_the_one_found() -> None:
+def effects_of_size(sd: tuple[float, ...], seeds: int, cases: int, difference: float) -> Effects:
+    """Effects whose variances are just these, as if very many studies had told them."""
+
+    def level(size: float, units: int) -> Level:
+        return Level(np.resize([size, -size], units), units - 1)
+
+    rest = level(sd[3], seeds * cases)
+    return Effects(difference, level(sd[0], seeds), level(sd[1], seeds), level(sd[2], cases), rest, rest)
+
+
+@pytest.mark.parametrize(
+    ("sd", "cases"),
+    [((0.02, 0.02, 0.01, 0.02), 30), ((0.01, 0.03, 0.02, 0.03), 60), ((0.005, 0.005, 0.02, 0.05), 40)],
+)
+def test_with_the_seeds_needed_four_of_five_studies_see_half_of_the_difference(
+    sd: tuple[float, ...], cases: int
+) -> None:
+    seeds = needed_for_half(effects_of_size(sd, 10, cases, 0.04)).seeds
+    assert seeds is not None
+    generator, studies = keyed(0, "power"), 400
+    seen = sum(
+        estimate(decompose(*draw(generator, seeds, seeds, cases, sd, 0.02)), generator, 200).sign == 1
+        for _ in range(studies)
+    )
+    assert 0.74 <= seen / studies <= 0.88
+
+
+def test_the_interval_planned_for_the_seeds_there_are_is_the_one_found() -> None:
     found = study("planned", 6, 6, 30, (0.02, 0.02, 0.01, 0.01))
     low, high = estimate(found, keyed(0, "planned"), 40_000).ci95
-    assert half_width(found, np.array([6]))[0] == pytest.approx((high - low) / 2, rel=0.05)
+    error, df = planned_error(found, np.array([6]))
+    assert stats.t.ppf(0.975, df[0]) * error[0] == pytest.approx((high - low) / 2, rel=0.05)
 
 
 def test_where_the_cases_are_too_few_no_number_of_seeds_suffices() -> None:
@@ -187,7 +217,10 @@ def test_where_the_cases_are_too_few_no_number_of_seeds_suffices() -> None:
     assert found.seeds is None
     assert found.cases is not None
     assert found.cases > 10
-    assert found.why == f"no number of seeds suffices with these 10 cases: about {found.cases} cases are needed"
+    assert found.why == (
+        "with these 10 cases no number of seeds suffices to see half of the difference with a power of 80 %: "
+        f"about {found.cases} cases are needed"
+    )
 
 
 def test_without_a_difference_there_is_no_half_of_it() -> None:

@@ -27,6 +27,8 @@ Array = npt.NDArray[np.float64]
 MOST = 100_000  # seeds or cases beyond which nobody will train or collect
 _ROUNDING = 1e-12  # relative to the largest score: below it a difference is arithmetic, not an effect
 _BLOCK = 1_000_000  # values that are resampled at a time
+_POWER = 0.8  # share of studies that see a true difference; 80 % is what studies are usually planned for
+_AIM = "half of the difference with a power of 80 %"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """What it takes to see half the difference: seeds per side, or else cases, and a clause that says so."""
+    """What it takes to see half the difference in 80 % of studies: seeds per side, or else cases; a clause says so."""
 
     seeds: int | None
     cases: int | None
@@ -212,31 +214,43 @@ def superiority(
 
 
 def needed_for_half(effects: Effects) -> Needed:
-    """What would show half of the difference found: a 95 % interval whose half width is less than that.
+    """What would show half of the difference found with a power of 80 %: in four of five studies of that size.
 
-    The variances are taken as found, so with few seeds the answer is rough. Seeds are per side, with as many cases as
-    there are; where no number of them suffices, the cases that would do with seeds without end.
+    A study shows a difference when its 95 % interval leaves out 0. An interval that is just as wide as the difference
+    is large would do so in half of the studies only. The variances are taken as found, so with few seeds the answer is
+    rough. Seeds are per side, with as many cases as there are; where no number of them suffices, the cases that would
+    do with seeds without end.
+
+    Source: Snedecor and Cochran, Statistical methods, on the size of a sample: the smallest difference seen is
+    (t of 0.975 + t of the power) times the standard error.
     """
     if effects.difference == 0:
         return Needed(None, None, "there is no difference of which to see half")
     if not effects.seed_noise_known:
         return Needed(None, None, "seed noise is unknown, so the seeds needed are too")
     target, cases = abs(effects.difference) / 2, effects.cases.effects.size
-    seeds = _first(lambda numbers: half_width(effects, numbers) < target)
+    seeds = _first(lambda numbers: smallest_seen(*planned_error(effects, numbers)) < target)
     if seeds is not None:
-        return Needed(seeds, None, f"{seeds} seeds per side are needed to see half of the difference")
+        return Needed(seeds, None, f"{seeds} seeds per side are needed to see {_AIM}")
     # beyond every number of seeds, the cases are the only level left
-    enough = _first(lambda numbers: _t95(numbers - 1) * np.sqrt(effects.cases.variance / numbers) < target)
+    enough = _first(lambda numbers: smallest_seen(np.sqrt(effects.cases.variance / numbers), numbers - 1.0) < target)
     if enough is not None and enough <= cases:
-        return Needed(None, None, f"more than {MOST} seeds per side are needed to see half of the difference")
+        return Needed(None, None, f"more than {MOST} seeds per side are needed to see {_AIM}")
     about = f"more than {MOST}" if enough is None else f"about {enough}"
-    return Needed(None, enough, f"no number of seeds suffices with these {cases} cases: {about} cases are needed")
+    why = f"with these {cases} cases no number of seeds suffices to see {_AIM}: {about} cases are needed"
+    return Needed(None, enough, why)
 
 
-def half_width(effects: Effects, seeds: npt.NDArray[np.int64]) -> Array:
-    """Half width of the 95 % interval that each number of seeds per side would give with the cases there are.
+def smallest_seen(standard_error: Any, df: Any) -> Array:
+    """The true difference that 80 % of studies see, given the standard error of theirs and its degrees of freedom."""
+    return np.asarray((special.stdtrit(df, 0.975) + special.stdtrit(df, _POWER)) * standard_error)
 
-    By Satterthwaite's approximation alone, within some percent of what :func:`estimate` would find.
+
+def planned_error(effects: Effects, seeds: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """Standard error, and its degrees of freedom, for each number of seeds per side with the cases there are.
+
+    By Satterthwaite's approximation alone: the interval planned so is within some percent of what :func:`estimate`
+    would find.
 
     Args:
         effects: Two sides taken apart; both have several seeds.
@@ -248,7 +262,7 @@ def half_width(effects: Effects, seeds: npt.NDArray[np.int64]) -> Array:
         parts.append((of_seeds.variance / seeds, seeds - 1))
         parts.append((rest.variance / (seeds * cases), (seeds - 1) * (cases - 1)))
     total = np.asarray(sum(part for part, _ in parts), dtype=np.float64)
-    return np.where(total > 0, _t95(_satterthwaite(parts)) * np.sqrt(total), 0.0)
+    return np.sqrt(total), np.asarray(_satterthwaite(parts))
 
 
 def _side(scores: Array, rounding: float) -> tuple[Level, Level]:
@@ -310,10 +324,6 @@ def _satterthwaite(parts: list[tuple[Any, Any]]) -> Any:
     total = sum(part for part, _ in parts)
     uncertainty = sum(np.square(part) / df for part, df in parts)
     return np.maximum(np.divide(np.square(total), uncertainty, out=np.ones_like(total), where=uncertainty > 0), 1.0)
-
-
-def _t95(df: Any) -> Any:
-    return special.stdtrit(df, 0.975)  # much faster than stats.t.ppf
 
 
 def _first(suffices: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]) -> int | None:
