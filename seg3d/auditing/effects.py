@@ -4,6 +4,7 @@ Each side is a matrix of scores, one row per seed and one column per case; the c
 the rows are independent of each other. A score of a side is its mean + seed + case + rest, all but the mean by chance
 (two-way random effects, one score per cell). What both sides share of a case cancels in the difference A - B, so five
 levels are left: seeds of A, seeds of B, the cases' differences, and the rest of either side (interplay and noise).
+Columns must be independent of each other, too: several scans of a patient are made one by :func:`mean_within_groups`.
 
 Sources: Searle, Casella and McCulloch, Variance components (1992), section 4.3, for the estimates by analysis of
 variance; Owen, The pigeonhole bootstrap (Annals of Applied Statistics 1, 2007), for resampling rows and columns apart,
@@ -14,7 +15,7 @@ remedy: resample estimated effects, level by level, after scaling each to its un
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,21 @@ def mean_over_labels(values: Array) -> Array:
     number = usable.sum(axis=1)
     total = np.where(usable, values, 0.0).sum(axis=2)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def mean_within_groups(scores: Array, groups: Sequence[Hashable]) -> Array:
+    """Scores (runs, groups) from finite scores (runs, cases): means over the cases of each group, in order.
+
+    Several scans of a patient are no independent cases: an interval that takes them for such is far too narrow. Means
+    of patients are independent, whatever the scans of one have in common.
+
+    Args:
+        scores: One row per run.
+        groups: By case, what is equal for cases of one group only.
+    """
+    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    of_case = np.array([number[group] for group in groups])
+    return np.stack([scores[:, of_case == i].mean(axis=1) for i in number.values()], axis=1)
 
 
 def decompose(a: Array, b: Array) -> Effects:
@@ -213,13 +229,17 @@ def superiority(
     return float(np.mean(gain > 0) + np.mean(gain == 0) / 2)
 
 
-def needed_for_half(effects: Effects) -> Needed:
+def needed_for_half(effects: Effects, unit: str = "cases") -> Needed:
     """What would show half of the difference found with a power of 80 %: in four of five studies of that size.
 
     A study shows a difference when its 95 % interval leaves out 0. An interval that is just as wide as the difference
     is large would do so in half of the studies only. The variances are taken as found, so with few seeds the answer is
     rough. Seeds are per side, with as many cases as there are; where no number of them suffices, the cases that would
     do with seeds without end.
+
+    Args:
+        effects: Two sides taken apart.
+        unit: What to call the columns of the scores.
 
     Source: Snedecor and Cochran, Statistical methods, on the size of a sample: the smallest difference seen is
     (t of 0.975 + t of the power) times the standard error.
@@ -237,7 +257,7 @@ def needed_for_half(effects: Effects) -> Needed:
     if enough is not None and enough <= cases:
         return Needed(None, None, f"more than {MOST} seeds per side are needed to see {_AIM}")
     about = f"more than {MOST}" if enough is None else f"about {enough}"
-    why = f"with these {cases} cases no number of seeds suffices to see {_AIM}: {about} cases are needed"
+    why = f"with these {cases} {unit} no number of seeds suffices to see {_AIM}: {about} {unit} are needed"
     return Needed(None, enough, why)
 
 
