@@ -29,6 +29,7 @@ from seg3d.auditing.effects import (
 from seg3d.cli import app
 from seg3d.errors import DataError, RunError, Seg3dError
 from seg3d.keyed import keyed
+from seg3d.metrics import LabelScore, Lesions, Overlap, SurfaceScores, summarise
 from seg3d.training.run_folder import SCHEMA_VERSION
 from seg3d.verbs.compare import Comparison, compare, format_comparison
 
@@ -501,6 +502,38 @@ def test_an_audit_stands_for_its_finished_runs(tmp_path: Path) -> None:
         (cell / "result.json").unlink()
     with pytest.raises(RunError, match="the audit has no finished run"):
         compare([tmp_path / "audit"], side_b)
+
+
+def whole_summary(*dice: int) -> str:
+    """A summary as ``seg3d evaluate`` writes it, of cases with these Dice values in percent."""
+    scores = {
+        f"c{number}": {
+            1: LabelScore(Overlap(tp, 100 - tp, 100 - tp, 0), SurfaceScores(1, 1, 1, 1), Lesions(1, 1, 1, 0), 1, 1)
+        }
+        for number, tp in enumerate(dice)
+    }
+    return json.dumps(summarise(scores, {1: "tumour"}, tolerance_mm=2.0))
+
+
+def test_scores_of_whatever_has_predicted_stand_beside_runs(tmp_path: Path) -> None:
+    scores = {"A1": (80, 70, 90), "A2": (82, 70, 88), "B1": (60, 50, 72), "B2": (61, 52, 70)}
+    runs = {name: make_run(tmp_path / name, {"c0": 0.5}) for name in scores}
+    files = {name: tmp_path / f"{name}.json" for name in ("B1", "B2")}
+    for name, dice in scores.items():
+        (runs[name] / "test" / "summary.json").write_text(whole_summary(*dice))
+    for name, file in files.items():
+        file.write_text(whole_summary(*scores[name]))
+    expected = compare([runs["A1"], runs["A2"]], [runs["B1"], runs["B2"]])
+    found = compare([runs["A1"], runs["A2"]], list(files.values()))
+    assert (found.estimate, found.better) == (expected.estimate, "A")
+    assert found.runs_b == tuple(map(str, files.values()))
+    assert not any("different data" in warning for warning in found.warnings)
+    twice = compare([runs["A1"], runs["A2"]], [*files.values(), files["B1"]])
+    assert twice.estimate == found.estimate
+    assert any("same scores" in warning for warning in twice.warnings)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(RunError, match="no summary of scores"):
+        compare([runs["A1"]], [tmp_path / "other.json"])
 
 
 def test_runs_with_different_test_cases_are_refused_in_one_message(tmp_path: Path) -> None:

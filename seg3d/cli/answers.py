@@ -104,7 +104,7 @@ class _ManyAgainst(TyperCommand):
 
 @app.command(cls=_ManyAgainst)
 def compare(
-    a: Annotated[list[Path], typer.Argument(metavar="A...", help="Run folders or audits, several seeds each.")],
+    a: Annotated[list[Path], typer.Argument(metavar="A...", help="Runs, audits, or files of scores; several seeds.")],
     against: Annotated[list[Path], typer.Option("--against", metavar="B...", help="Those of the other side.")],
     metric: Annotated[str, typer.Option(help="Dice, HD95_mm or another.")] = "Dice",
     label: Annotated[

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +27,13 @@ from seg3d.auditing.scores import (
 )
 from seg3d.errors import DataError, RunError
 from seg3d.keyed import keyed
-from seg3d.training.run_folder import MANIFEST, open_run_folder, read_json
-from seg3d.verbs.score import score_test_cases
+from seg3d.verbs.sides import Run, doubts_about_both, doubts_about_side, load_side
 
 HIGHER_IS_BETTER = (
     *("Dice", "IoU", "Precision", "Recall", "SurfaceDice"),
     *("Lesions.sensitivity", "Lesions.precision", "Lesions.f1"),
 )
 LOWER_IS_BETTER = ("HD95_mm", "HD95_elements_mm", "ASSD_mm", "|VolumeError_mL|")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run with the scores of its test cases."""
-
-    path: Path
-    weights_sha256: str
-    data_sha256: str
-    seed: int | None
-    scored: ScoredRun
 
 
 @dataclass(frozen=True)
@@ -143,7 +130,8 @@ def compare(
     averaged first: they are no independent cases.
 
     Args:
-        a: Run folders, one for each seed, or folders of audits, of which every finished cell counts.
+        a: Run folders, one for each seed, or folders of audits, of which every finished cell counts; or summaries that
+            :func:`seg3d.evaluate` wrote, of whatever has predicted, one for each training.
         against: The same for side B.
         metric: ``"Dice"`` or another; an unknown one is answered with the names.
         label: Value or name of a label, or name of a region, instead of the mean over all.
@@ -153,18 +141,23 @@ def compare(
         tell: Called with a line for each scan that is scored.
 
     Raises:
-        RunError: A folder is no run or has not ended, the runs were tested on different cases, references, groups or
-            labels, or the metric or label is not among their scores.
+        RunError: A folder is no run or has not ended, a file holds no scores, the runs were tested on different cases,
+            references, groups or labels, or the metric or label is not among their scores.
         DataError: Fewer than two cases have a score in every run.
     """
     metric = _known_metric(metric)
     warnings: list[str] = []
-    runs_a, runs_b = (_load(name, runs, warnings, tell) for name, runs in (("A", a), ("B", against)))
+    runs_a, runs_b = (load_side(name, runs, warnings, tell) for name, runs in (("A", a), ("B", against)))
     scored = [run.scored for run in (*runs_a, *runs_b)]
     refuse_unlike_tests(scored)
     structures = find_structures(scored, label)
     table = _table(runs_a, runs_b, metric, structures)
-    warnings += [*_doubts("A", runs_a), *_doubts("B", runs_b), *_doubts_about_both(runs_a, runs_b), *table.doubts]
+    warnings += [
+        *doubts_about_side("A", runs_a),
+        *doubts_about_side("B", runs_b),
+        *doubts_about_both(runs_a, runs_b),
+        *table.doubts,
+    ]
     warnings += _doubts_about_summaries(scored, label)
     higher = metric in HIGHER_IS_BETTER
     effects = chance.decompose(table.a, table.b)
@@ -237,44 +230,6 @@ def _known_metric(metric: str) -> str:
     return metric
 
 
-def _load(name: str, entries: Sequence[Path | str], warnings: list[str], tell: Callable[[str], None]) -> list[Run]:
-    """The runs of a side, each of other weights."""
-    folders = list(chain.from_iterable(_run_folders(Path(entry), warnings) for entry in entries))
-    if not folders:
-        raise RunError(f"side {name} has no run", fix="Give run folders or audits on either side.")
-    for folder in folders:  # before any of them is scored, which may take long
-        if not open_run_folder(folder).result.exists():
-            raise RunError("the run has not ended", where=folder, fix="Continue it with 'seg3d resume'.")
-    runs: dict[str, Run] = {}
-    for folder in folders:
-        result = read_json(folder / "result.json")
-        weights = result["weights_sha256"]
-        if weights in runs:
-            warnings.append(
-                f"{name}: {folder} has the same weights as {runs[weights].path} and is not counted: "
-                "identical runs are no independent seeds"
-            )
-        else:
-            summary = score_test_cases(folder, tell)
-            scored = ScoredRun(folder, summary)
-            runs[weights] = Run(folder, weights, result.get("data_sha256", ""), result.get("seed"), scored)
-    return list(runs.values())
-
-
-def _run_folders(entry: Path, warnings: list[str]) -> Iterator[Path]:
-    cells = entry / "cells"
-    if (entry / MANIFEST).is_file() or not cells.is_dir():
-        yield entry  # what is no run folder either is told when it is opened
-        return
-    found = sorted(path for path in cells.iterdir() if (path / MANIFEST).is_file())
-    finished = [path for path in found if (path / "result.json").is_file()]
-    if not finished:
-        raise RunError("the audit has no finished run", where=entry, fix="Let 'seg3d audit' end first.")
-    if len(finished) < len(found):
-        warnings.append(f"{entry}: {len(found) - len(finished)} of {len(found)} runs have not ended and do not count")
-    yield from finished
-
-
 def _table(runs_a: Sequence[Run], runs_b: Sequence[Run], metric: str, structures: Structures) -> _Table:
     runs = [run.scored for run in (*runs_a, *runs_b)]
     _refuse_different_tolerances(runs, metric)
@@ -312,27 +267,6 @@ def _refuse_different_tolerances(runs: Sequence[ScoredRun], metric: str) -> None
             where=", ".join(str(path) for path in rules.values()),
             fix="Score all runs with the same evaluate.tolerance_mm.",
         )
-
-
-def _doubts(name: str, runs: Sequence[Run]) -> list[str]:
-    found, seeds = [], [run.seed for run in runs if run.seed is not None]
-    if len(runs) == 1:
-        found.append(f"seed noise is unknown: {name} has one run only, so the answer holds for its weights alone")
-    if len(runs) == 2:
-        found.append(f"{name} has two seeds only: the interval may be too narrow; three or more are better")
-    if len(set(seeds)) < len(seeds):
-        found.append(f"{name} has several runs of one seed: they differ less than seeds do, the interval is too narrow")
-    return found
-
-
-def _doubts_about_both(a: Sequence[Run], b: Sequence[Run]) -> list[str]:
-    found = []
-    if len({run.data_sha256 for run in (*a, *b)}) > 1:
-        found.append("the runs were made from different data (data_sha256); 'seg3d diff' names the files")
-    common = {run.weights_sha256 for run in a} & {run.weights_sha256 for run in b}
-    if common:
-        found.append(f"both sides share {_count(len(common), 'run')} with the same weights: they are not independent")
-    return found
 
 
 def _doubts_about_left_out(values: Array) -> list[str]:
