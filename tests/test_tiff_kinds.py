@@ -137,6 +137,14 @@ def test_a_whole_tiff_of_a_kind_that_cannot_be_read_is_to_be_converted(tmp_path:
     assert str(path) in str(error.value)
 
 
+def test_what_a_header_leaves_out_is_told_by_its_number(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", picture(np.uint16), NONE, bits=12)
+    tag = struct.pack("<HHI", 259, 4, 1)  # the compression, which becomes a tag that nobody knows
+    path.write_bytes(path.read_bytes().replace(tag, struct.pack("<HHI", 260, 4, 1)))
+    with pytest.raises(DataError, match=r"got 1, 12 bits.*Convert it"):
+        read_header(path)
+
+
 def test_what_itk_gives_back_as_something_else_is_refused(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -128,13 +128,13 @@ def _check_kind(path: Path, page: Any) -> None:
         raise DataError(
             "the compression cannot be used",
             where=path,
-            got=getattr(page.compression, "name", page.compression),
+            got=_name(page.compression),
             expected=", ".join(kind.name for kind in _LOSSLESS),
             fix="Save it without compression, or with deflate or LZW.",
         )
     if page.photometric not in _COLOURS:
-        got = getattr(page.photometric, "name", page.photometric)
-        raise DataError("the colours cannot be used", where=path, got=got, expected="grey or RGB", fix="Convert it.")
+        got, fix = _name(page.photometric), "Convert it."
+        raise DataError("the colours cannot be used", where=path, got=got, expected="grey or RGB", fix=fix)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise DataError("the pixel type cannot be used", where=path, got=page.dtype, expected="integers or reals")
     doubts = list(_lzw_doubts(page) if page.compression == COMPRESSION.LZW else _doubts(page))
@@ -142,9 +142,14 @@ def _check_kind(path: Path, page: Any) -> None:
         raise DataError(
             "the TIFF is of a kind that cannot be read",
             where=path,
-            got=f"{page.compression.name}, {', '.join(doubts)}",
+            got=f"{_name(page.compression)}, {', '.join(doubts)}",
             fix="Convert it: save it upright, without tiles, predictor and compression.",
         )
+
+
+def _name(code: Any) -> str:
+    """What a code stands for, or its number: tifffile gives a plain one where a tag is absent."""
+    return str(getattr(code, "name", code))
 
 
 def _lzw_doubts(page: Any) -> Iterator[str]:
@@ -152,7 +157,7 @@ def _lzw_doubts(page: Any) -> Iterator[str]:
     samples, grey = page.samplesperpixel, page.photometric == PHOTOMETRIC.MINISBLACK
     orientation = page.tags.valueof(_ORIENTATION, 1)
     if not (grey or page.photometric == PHOTOMETRIC.RGB):
-        yield page.photometric.name
+        yield _name(page.photometric)
     if (grey and samples != 1) or (page.photometric == PHOTOMETRIC.RGB and samples < 3):
         yield f"{samples} samples"
     if page.bitspersample not in (8, 16, 32) or (page.dtype.kind == "f" and page.bitspersample != 32):
@@ -169,9 +174,9 @@ def _doubts(page: Any) -> Iterator[str]:
     """What tifffile leaves to another package, or reads in another way than libtiff has written it."""
     deflated = page.compression in _DEFLATE
     if page.predictor not in ((PREDICTOR.NONE, PREDICTOR.HORIZONTAL) if deflated else (PREDICTOR.NONE,)):
-        yield f"predictor {getattr(page.predictor, 'name', page.predictor)}"
+        yield f"predictor {_name(page.predictor)}"
     if deflated and page.fillorder != 1:
-        yield "fill order 2"
+        yield f"fill order {page.fillorder}"
     if page.bitspersample not in (1, 8, 16, 32, 64):
         yield f"{page.bitspersample} bits"
 
