@@ -179,3 +179,17 @@ def test_a_file_without_a_channel_number_holds_all_channels(tmp_path: Path) -> N
 def test_inputs_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], channels: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         find_scans([touch(tmp_path / "in", *names)], channels)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (["x_0000.nii.gz", "x_0001.nii.gz"], ["x_0000.nii.gz", "x_0001.nii.gz"]),  # one of two patients was dropped
+        (["x_0000.nii.gz", "x_0001.nii.gz"], ["x_0001.nii.gz"]),  # two patients became one
+    ],
+)
+def test_scans_of_the_same_name_in_two_folders_are_never_mixed(tmp_path: Path, names: tuple[list[str], ...]) -> None:
+    folders = [touch(tmp_path / name, *files) for name, files in zip("ab", names, strict=True)]
+    with pytest.raises(DataError, match=r"two files are channel \d of one scan") as error:
+        find_scans(folders, 2)
+    assert all(str(folder) in str(error.value) for folder in folders)
