@@ -145,6 +145,16 @@ def test_values_that_nothing_declares_are_told_of(pair: tuple[Path, Path], tmp_p
     assert "b: 7 (1 voxel)" in texts["undeclared_reference"]
 
 
+def test_axes_that_are_not_at_right_angles_are_told_of(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[0, 2] = 0.5
+    data = np.zeros((8, 8, 8), np.uint8)
+    data[2:5, 2:5, 2:5] = 1
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "a.nii.gz")
+    found = seg3d.evaluate(tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", tmp_path / "scores.json")
+    assert kinds(found) == ["sheared"]
+
+
 def test_labels_that_contradict_each_other_are_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     (pair[0] / MANIFEST).write_text(json.dumps(PREDICTED))
     config = write_dataset(tmp_path, {"background": 0, "tumour": 1, "liver": 2})

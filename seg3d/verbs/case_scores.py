@@ -79,6 +79,7 @@ def doubts_about_cases(scored: Mapping[str, CaseScores], most: int = 5) -> list[
 
 
 _KINDS = {
+    "sheared": "distances (HD95, ASSD, surface Dice) take axes at right angles for granted",
     "undeclared_prediction": "values of predictions that are not declared count as background",
     "undeclared_reference": "values of references that are not declared count as background",
 }
@@ -104,7 +105,7 @@ def _score(
             expected=grid.affine.round(3).tolist() if same_shape else grid.shape,
             fix="Predict on the grid of the scan; do not resample the reference.",
         )
-    doubts: dict[str, str] = {}
+    doubts: dict[str, str] = {"sheared": "they are not"} if grid.is_sheared else {}
     prediction = _read(prediction_file, meaning.known(reference=False), "undeclared_prediction", doubts)
     if negative:
         reference = np.zeros(grid.shape, np.uint8)
