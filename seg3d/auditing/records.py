@@ -1,4 +1,4 @@
-"""Whether a run's checkpoints and metrics are those that its trace stands for, and where the records of two runs differ.
+"""Whether a run's checkpoints and metrics are those that its trace stands for, and where two runs' records differ.
 
 The trace alone is a hash chain; what lies beside it could have been exchanged, each file with a digest of its own.
 """
