@@ -290,3 +290,15 @@ def test_a_failed_run_is_marked_as_failed(config: Path, tmp_path: Path, monkeypa
 )
 def test_other_settings_train_too(config: Path, override: str) -> None:
     assert result_of(seg3d.train(config, [override, "train.max_epochs=1"]))["steps"] in (2, 4)
+
+
+def test_scores_do_not_go_by_the_memory_that_happens_to_be_free(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["model.norm=instance", "train.optimizer.learning_rate=0.02"]
+    runs = []
+    for free in (8 << 30, 1 << 20):  # the second would do for smaller tiles, with a margin
+        monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda free=free: free)
+        runs.append(result_of(seg3d.train(config, settings)))
+    assert {key: runs[0][key] for key in DIGESTS} == {key: runs[1][key] for key in DIGESTS}
+    monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda: 1 << 16)
+    with pytest.raises(ConfigError, match="too small for the blended tiles that are asked for"):
+        seg3d.train(config, settings)
