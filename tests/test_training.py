@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -17,6 +18,7 @@ import torch
 from study import losses_of, make_study, result_of
 
 import seg3d
+from seg3d.atomic import append_line
 from seg3d.errors import ConfigError, FaultsError, RunError
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
@@ -302,3 +304,28 @@ def test_scores_do_not_go_by_the_memory_that_happens_to_be_free(config: Path, mo
     monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda: 1 << 16)
     with pytest.raises(ConfigError, match="too small for the blended tiles that are asked for"):
         seg3d.train(config, settings)
+
+
+def note_settings(path: Path, line: str) -> None:
+    """Append what the process that tells a line is set up with; it can be pickled."""
+    found = [
+        torch.get_num_threads(),
+        torch.backends.mkldnn.enabled,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.allow_tf32,
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    ]
+    if line.startswith("epoch"):
+        append_line(path, json.dumps(found))
+
+
+def test_every_rank_computes_with_the_settings_that_the_run_recorded(config: Path, tmp_path: Path) -> None:
+    told, threads = tmp_path / "told", torch.get_num_threads()
+    overrides = ["reproducibility.portable=true", "reproducibility.threads=2", "train.devices=2", "train.max_epochs=1"]
+    try:
+        seg3d.train(config, overrides, tell=partial(note_settings, told))
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.set_flags(True)
+    assert json.loads(told.read_text()) == [2, False, True, True, False, False]
