@@ -106,9 +106,16 @@ class SegmentationModule(pl.LightningModule):
         if self.ema is not None:
             self.ema.update(self.network)
 
+    def on_fit_start(self) -> None:
+        """Part the running mean of the weights from that of the process that spawned this one."""
+        if self.ema is not None:
+            self.ema.own()
+
     def on_validation_epoch_start(self) -> None:
-        """Forget the scores of the last validation."""
+        """Forget the scores of the last validation; all ranks score with the running mean that is kept."""
         self.scores = []
+        if self.ema is not None and self.trainer.world_size > 1:
+            self.ema.take_from_first_rank()
 
     def validation_step(self, case: StoredInfo | None, batch_idx: int) -> None:
         """Predict a whole case and score it; ``None`` fills up a rank that has one case less."""
