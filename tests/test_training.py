@@ -385,3 +385,10 @@ def test_several_devices_average_the_weights_as_often_as_one(config: Path) -> No
         behind = torch.cat([(mean[name] - last[name]).flatten() for name in first])
         kept[devices] = float(behind @ moved / (moved @ moved))
     assert kept == pytest.approx({1: 0.1, 2: 0.1}, abs=0.01)  # (1 + 0) / (10 + 0) of the first weights after a step
+
+
+def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config: Path) -> None:
+    still = ["train.optimizer.learning_rate=1e-12", "model.norm=none", "train.max_epochs=1"]
+    one, three = (losses_of(seg3d.train(config, [*still, f"train.accumulate={n}"])) for n in (1, 3))
+    found, expected = ([float.fromhex(loss) for loss in losses] for losses in (three, one))
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -109,9 +109,9 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record a step; the loss stays on its device until records are written, so that nothing waits for it."""
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        assert isinstance(pl_module, SegmentationModule)
         done = self._progress
-        self._pending.append((self._step_record(trainer, batch, batch_idx), loss.detach()))
+        self._pending.append((self._step_record(trainer, batch, batch_idx), pl_module.batch_loss))
         done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch

@@ -76,6 +76,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = loss
         self.ema = None if ema_decay is None else Ema(network, ema_decay)
         self.scores: list[CaseScore] = []
+        self.batch_loss = torch.tensor(math.nan)  # of the last batch; what Lightning tells is divided by accumulate
         self._build_optimizer = build_optimizer
         self._learning_rate_factor = learning_rate_factor
         self._predict = predict
@@ -98,6 +99,7 @@ class SegmentationModule(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """Loss of a batch."""
         loss: torch.Tensor = self.loss(self.network(batch["image"]), batch["label"], batch.get("weights"))
+        self.batch_loss = loss.detach()
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
