@@ -171,7 +171,9 @@ def _focal(term: LossTerm, s: Situation) -> torch.Tensor:
     are those of classes or regions, not of the two sides of a region.
     """
     log_p = _log_truth(s)
-    rest = (-torch.expm1(log_p)).clamp_min(0.0)
+    # where p rounds to 1 a root has no finite slope, whose product with log p = 0 would not be a number
+    least = torch.finfo(log_p.dtype).tiny if 0 < term.gamma < 1 else 0.0
+    rest = (-torch.expm1(log_p)).clamp_min(least)
     loss = -_weighed(_class_weights(s), s) * rest**term.gamma * log_p
     return loss.sum() / (s.counted.sum() * log_p.shape[1]).clamp_min(1.0)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from seg3d.errors import DataError
+from seg3d.errors import ConfigError, DataError
 from seg3d.inference.cleanup import clean_up
 from seg3d.inference.inputs import find_scans
 from seg3d.inference.sliding import SlidingWindow
@@ -193,3 +195,25 @@ def test_scans_of_the_same_name_in_two_folders_are_never_mixed(tmp_path: Path, n
     with pytest.raises(DataError, match=r"two files are channel \d of one scan") as error:
         find_scans(folders, 2)
     assert all(str(folder) in str(error.value) for folder in folders)
+
+
+@pytest.mark.parametrize("limit", [None, 1 << 20])
+def test_tiles_that_are_to_stay_as_asked_are_refused_where_they_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda: 1 << 20)
+    network, image = ReducedUNet(1, 2, features=(4, 8), norm="instance"), torch.zeros(1, 32, 32, 32)
+    window = SlidingWindow((32, 32, 32), memory_bytes=limit)
+    with pytest.raises(ConfigError, match=r"predict\.memory_gib.*too small for the blended tiles that are asked for"):
+        replace(window, as_asked=True).probabilities(network, image, [0.0])
+
+
+def test_tiles_that_are_to_stay_as_asked_do_not_shrink_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object) -> Iterator[object]:
+        raise MemoryError("full")
+        yield
+
+    monkeypatch.setattr("seg3d.inference.sliding.blended_slabs", run_out)
+    network, image = ReducedUNet(1, 2, features=(4, 8), norm="instance"), torch.zeros(1, 32, 32, 32)
+    with pytest.raises(ConfigError, match="blended tiles that are asked for"):
+        SlidingWindow((32, 32, 32), as_asked=True).probabilities(network, image, [0.0])

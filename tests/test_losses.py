@@ -308,3 +308,16 @@ def test_weights_of_ignored_voxels_count_nowhere() -> None:
     expected = loss("cross_entropy", ignore_label=9)(logits, label, weights)
     weights[:, :2] = 1e6
     assert torch.equal(loss("cross_entropy", ignore_label=9)(logits, label, weights), expected)
+
+
+@pytest.mark.parametrize("outputs", [{"values": VALUES}, {"regions": REGIONS}])
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 0.5, 0.99, 1.0, 1.5, 2.0])
+def test_focal_has_a_gradient_where_the_network_is_certain_and_where_nothing_counts(
+    gamma: float, outputs: dict[str, object]
+) -> None:
+    logits, label = example()
+    sure = (60 * logits).detach().requires_grad_()
+    loss("focal", ignore_label=2, gamma=gamma, **outputs)(sure, label).backward()
+    assert sure.grad is not None
+    assert torch.isfinite(sure.grad).all()
+    assert sure.grad.abs().sum() > 0

@@ -405,3 +405,16 @@ def test_a_changed_trace_is_told(stopped: Path) -> None:
     (stopped / "trace.jsonl").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
     with pytest.raises(RunError, match="hash chain"):
         seg3d.resume(stopped)
+
+
+def test_a_run_on_two_devices_goes_on_within_an_epoch_with_the_patches_of_both(config: Path, tmp_path: Path) -> None:
+    overrides = ["train.devices=2", "sampling.patches_per_epoch=16", "train.max_epochs=2"]
+    run = seg3d.train(config, [*OFTEN, *overrides], folder=tmp_path / "run")
+    before, certificates = digests(run), (run / "sampling.jsonl").read_text()
+    (run / "result.json").unlink()
+    within, at_end = list_checkpoints(run / "checkpoints", "last")
+    assert (within.step, at_end.step) == (7, 8)
+    at_end.path.unlink()
+    seg3d.resume(run)
+    assert (run / "sampling.jsonl").read_text() == certificates
+    assert digests(run) == before

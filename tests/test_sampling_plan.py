@@ -9,7 +9,9 @@ import pytest
 from stored import make_store
 
 from seg3d.errors import DataError
-from seg3d.sampling.plan import Balance, SamplingPlan, largest_remainder
+from seg3d.keyed import keyed
+from seg3d.sampling.apportion import Apportionment
+from seg3d.sampling.plan import Balance, SamplingPlan
 
 
 def make_plan(folder: Path, balance: Balance = "case", patches: int = 60, **weights: float) -> SamplingPlan:
@@ -83,12 +85,51 @@ def test_a_label_that_no_case_holds_is_told(tmp_path: Path) -> None:
         SamplingPlan(cases, {9: 1.0}, patches_per_epoch=4, patches_per_visit=4, balance="case", seed=0)
 
 
-def test_largest_remainder_sums_to_the_total() -> None:
-    assert largest_remainder({0: 1, 1: 1, 2: 1}, 10) == {0: 4, 1: 3, 2: 3}
-    assert largest_remainder({0: 0, 1: 2, 2: 1}, 3) == {1: 2, 2: 1}
-    for total in range(40):
-        shares = largest_remainder({0: 0.3, 1: 0.25, 2: 0.45}, total)
-        assert sum(shares.values()) == total
+def test_class_shares_hold_over_the_epochs_where_one_epoch_cannot_give_them(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, patches=4, background=20, organ=20, tumour=1)  # a tenth of a patch an epoch
+    counts = [Counter(d.class_value for v in plan.epoch(e).visits for d in v.draws) for e in range(41)]
+    assert {sum(count.values()) for count in counts} == {4}
+    assert sum(counts, Counter()) == {0: 80, 1: 80, 2: 4}
+    assert make_plan(tmp_path, patches=4, background=20, organ=20, tumour=1).epoch(40) == plan.epoch(40)
+
+
+def test_items_go_on_in_turn_where_the_number_of_patches_changes_from_epoch_to_epoch(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "lesion", patches=4, background=2, tumour=1)  # 1 or 2 of 9 lesions an epoch
+    drawn = [(d.case, d.lesion) for e in range(27) for v in plan.epoch(e).visits for d in v.draws if d.lesion]
+    assert len(drawn) == 36
+    assert set(Counter(drawn).values()) == {4}
+
+
+def weights_to_try() -> list[tuple[dict[int, float], int]]:
+    """Twenty organs beside the background, and weights drawn by chance."""
+    many = [({0: 0.5} | dict.fromkeys(range(1, 21), 0.025), total) for total in (1, 16, 30, 64)]
+    rng = keyed(0, "weights")
+    drawn = [dict(enumerate(rng.exponential(size=rng.integers(1, 12)) ** 3)) for _ in range(40)]
+    return [*many, *((weights, int(rng.integers(1, 40))) for weights in drawn)]
+
+
+@pytest.mark.parametrize(("weights", "total"), weights_to_try())
+def test_no_class_is_ever_a_patch_away_from_its_share(weights: dict[int, float], total: int) -> None:
+    classes = Apportionment(weights, total)
+    for epoch in range(60):
+        quotas, given = classes.of_epoch(epoch), classes.before(epoch + 1)
+        assert sum(quotas.values()) == total
+        assert min(quotas.values()) >= 0
+        for value, share in classes.shares.items():
+            assert abs(given[value] - share * total * (epoch + 1)) < 1
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 6, 7, 11])
+def test_shares_that_are_whole_are_given_whole_in_every_epoch(classes: int) -> None:
+    """Though 0.5 / 3 is no sixth in floating point."""
+    weights = {0: 0.5} | dict.fromkeys(range(1, classes + 1), 0.5 / classes)
+    found = Apportionment(weights, 4 * classes)
+    for epoch in (0, 1, 999):
+        assert found.of_epoch(epoch) == {0: 2 * classes} | dict.fromkeys(range(1, classes + 1), 2)
+
+
+def test_weights_that_are_no_weights_are_refused() -> None:
+    assert Apportionment({0: 0, 1: 2, 2: 1}, 3).of_epoch(0) == {1: 2, 2: 1}
     for bad in ({0: -1.0, 1: 1.0}, {0: 0.0}, {0: float("nan")}, {}):
         with pytest.raises(ValueError, match="weights"):
-            largest_remainder(bad, 3)
+            Apportionment(bad, 3)

@@ -183,10 +183,18 @@ def test_the_certificate_tells_realised_shares_and_lesions_left_out(tmp_path: Pa
     centres = [(s["case_id"], s["centre"]) for s in (queue[0] for _ in range(len(queue)))]
     first = certifier.certify(0, centres)
     assert first["patches"] == 24
-    assert first["classes"]["tumour"] == {"expected": 0.5, "realised": 0.5}
+    assert first["classes"]["tumour"] == {"expected": 0.5, "planned": 0.5, "realised": 0.5}
     assert first["lesions"] == 9 + 4
     assert first["lesions_never_drawn"] == []  # 12 tumour and 6 organ draws cover 9 and 4
     tumours_only = [c for c in centres if plan.cases[int(c[0][-1])].case_id == "case_0"]
     certificate = Certifier(plan, {}).certify(1, tumours_only)
     assert {x["case"] for x in certificate["lesions_not_drawn"]} >= {"case_1", "case_2", "case_3"}
     assert certificate["classes"]["2"]["realised"] != 0.5
+
+
+def test_the_certificate_expects_what_was_asked_and_says_what_whole_patches_come_to(tmp_path: Path) -> None:
+    weights = {0: 20, 1: 20, 2: 1}
+    plan = SamplingPlan(make_store(tmp_path), weights, patches_per_epoch=4, patches_per_visit=4, balance="case", seed=0)
+    classes = Certifier(plan, {2: "tumour"}).certify(0, [])["classes"]
+    assert classes["tumour"]["expected"] == pytest.approx(1 / 41)
+    assert {share["planned"] for share in classes.values()} == {0, 0.5}

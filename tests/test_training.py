@@ -7,17 +7,26 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from study import losses_of, make_study, result_of
 
 import seg3d
+from seg3d.atomic import append_line
+from seg3d.build.prediction import build_network, build_reproducibility
+from seg3d.config import load_config
+from seg3d.digest import sha256_tensors
 from seg3d.errors import ConfigError, FaultsError, RunError
+from seg3d.training.fit import fit
+from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
 
@@ -290,3 +299,96 @@ def test_a_failed_run_is_marked_as_failed(config: Path, tmp_path: Path, monkeypa
 )
 def test_other_settings_train_too(config: Path, override: str) -> None:
     assert result_of(seg3d.train(config, [override, "train.max_epochs=1"]))["steps"] in (2, 4)
+
+
+def test_scores_do_not_go_by_the_memory_that_happens_to_be_free(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["model.norm=instance", "train.optimizer.learning_rate=0.02"]
+    runs = []
+    for free in (8 << 30, 1 << 20):  # the second would do for smaller tiles, with a margin
+        monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda free=free: free)
+        runs.append(result_of(seg3d.train(config, settings)))
+    assert {key: runs[0][key] for key in DIGESTS} == {key: runs[1][key] for key in DIGESTS}
+    monkeypatch.setattr("seg3d.inference.budget._free_memory", lambda: 1 << 16)
+    with pytest.raises(ConfigError, match="too small for the blended tiles that are asked for"):
+        seg3d.train(config, settings)
+
+
+def note_settings(path: Path, line: str) -> None:
+    """Append what the process that tells a line is set up with; it can be pickled."""
+    found = [
+        torch.get_num_threads(),
+        torch.backends.mkldnn.enabled,
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.allow_tf32,
+        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+    ]
+    if line.startswith("epoch"):
+        append_line(path, json.dumps(found))
+
+
+def test_every_rank_computes_with_the_settings_that_the_run_recorded(config: Path, tmp_path: Path) -> None:
+    told, threads = tmp_path / "told", torch.get_num_threads()
+    overrides = ["reproducibility.portable=true", "reproducibility.threads=2", "train.devices=2", "train.max_epochs=1"]
+    try:
+        seg3d.train(config, overrides, tell=partial(note_settings, told))
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.set_flags(True)
+    assert json.loads(told.read_text()) == [2, False, True, True, False, False]
+
+
+class KeptMean(pl.Callback):
+    """Writes down each rank's running mean while it is validated, and whether other processes could change it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, module: SegmentationModule, *_: object) -> None:
+        assert module.ema is not None
+        shared = any(value.is_shared() for value in module.ema.shadow.values())
+        record = {"rank": trainer.global_rank, "mean": sha256_tensors(module.ema.shadow), "shared": shared}
+        append_line(self._folder / f"{trainer.global_rank}.jsonl", json.dumps(record))
+
+
+def test_ranks_have_a_running_mean_each_and_validate_with_the_one_that_is_kept(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(*arguments: Any) -> pl.Trainer:
+        arguments[3].append(KeptMean(tmp_path))
+        return fit(*arguments)
+
+    monkeypatch.setattr("seg3d.verbs.train.fit", watched)
+    settings = ["train.ema_decay=0.9", "train.devices=2", "train.max_epochs=1", "data.split.val_share=0.4"]
+    run = seg3d.train(config, settings)
+    found = [json.loads(line) for path in sorted(tmp_path.iterdir()) for line in path.read_text().splitlines()]
+    assert {record["rank"] for record in found} == {0, 1}
+    assert not any(record["shared"] for record in found)
+    assert {record["mean"] for record in found} == {
+        sha256_tensors(read_weights(open_run_folder(run), "last", averaged=True))
+    }
+
+
+def test_several_devices_average_the_weights_as_often_as_one(config: Path) -> None:
+    kept = {}
+    for devices in (1, 2):
+        patches = 2 * devices
+        settings = [f"train.devices={devices}", f"sampling.patches_per_epoch={patches}", "sampling.queue_length=2"]
+        run = open_run_folder(
+            seg3d.train(config, [*settings, "train.ema_decay=0.9", "train.max_epochs=1", "model.norm=none"])
+        )
+        resolved = load_config(run.config)
+        build_reproducibility(resolved).apply(resolved.seed)
+        first = build_network(resolved, 1, 2).state_dict()
+        mean, last = (read_weights(run, "last", averaged=choice) for choice in (True, False))
+        moved = torch.cat([(first[name] - last[name]).flatten() for name in first])
+        behind = torch.cat([(mean[name] - last[name]).flatten() for name in first])
+        kept[devices] = float(behind @ moved / (moved @ moved))
+    assert kept == pytest.approx({1: 0.1, 2: 0.1}, abs=0.01)  # (1 + 0) / (10 + 0) of the first weights after a step
+
+
+def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config: Path) -> None:
+    still = ["train.optimizer.learning_rate=1e-12", "model.norm=none", "train.max_epochs=1"]
+    one, three = (losses_of(seg3d.train(config, [*still, f"train.accumulate={n}"])) for n in (1, 3))
+    found, expected = ([float.fromhex(loss) for loss in losses] for losses in (three, one))
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import getpass
+import io
 import json
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +23,11 @@ from seg3d.auditing.differences import changed_files, compare_tensors, differenc
 from seg3d.cli import app
 from seg3d.errors import RunError, StoreError
 from seg3d.store import read_info
+from seg3d.training.checkpoints import copy_as_best, list_checkpoints, save_checkpoint
 from seg3d.training.environment import describe_environment
+from seg3d.training.outcome import load_plain
 from seg3d.training.trace import TraceWriter, read_trace
+from seg3d.verbs.verify import format_difference
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +213,119 @@ def test_the_environment_record_is_not_empty_and_names_nobody() -> None:
     # torch's build string names folders of the machine that built it, which may end like this one's home
     assert not re.search(rf"(?<![\w.-]){re.escape(str(Path.home()))}/", text)
     assert f'"{getpass.getuser()}"' not in text
+
+
+def forge(run: Path, kind: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a run's newest checkpoint of a kind, and name it by the digest that it then has."""
+    (*_, kept) = list_checkpoints(run / "checkpoints", kind)  # type: ignore[arg-type]
+    content = load_plain(kept.path)
+    change(content)
+    kept.path.unlink()
+    save_checkpoint(run / "checkpoints", kind, kept.step, lambda path: torch.save(content, path))  # type: ignore[arg-type]
+
+
+def zero(tensors: dict[str, torch.Tensor]) -> None:
+    for value in tensors.values():
+        value.zero_()
+
+
+@pytest.fixture(scope="module")
+def averaged(config: Path) -> Path:
+    """A run with a running mean, whose checkpoints do not all stand for the end of an epoch."""
+    return seg3d.train(config, ["train.ema_decay=0.9", "train.checkpoint_steps=3"])
+
+
+@pytest.mark.parametrize("kind", ["best", "last"])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (lambda content: content["state_dict"], "weights_sha256"),
+        (lambda content: content["ema"]["shadow"], "averaged_sha256"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_trace_are_told_though_named_by_their_digest(
+    averaged: Path, tmp_path: Path, kind: str, part: Callable[[dict[str, Any]], dict[str, torch.Tensor]], name: str
+) -> None:
+    forged = Path(shutil.copytree(averaged, tmp_path / "run"))
+    forge(forged, kind, lambda content: zero(part(content)))
+    with pytest.raises(RunError, match=f"(?s)not those of the trace.*{kind}-.*{name}"):
+        seg3d.verify(forged)
+
+
+def test_a_running_mean_that_was_taken_out_is_told(averaged: Path, tmp_path: Path) -> None:
+    forged = Path(shutil.copytree(averaged, tmp_path / "run"))
+    forge(forged, "best", lambda content: content.pop("ema"))
+    with pytest.raises(RunError, match="averaged_sha256"):
+        seg3d.verify(forged)
+
+
+def test_a_best_checkpoint_of_another_epoch_is_told(run: Path, tmp_path: Path) -> None:
+    forged = Path(shutil.copytree(run, tmp_path / "run"))
+    (best,) = list_checkpoints(forged / "checkpoints", "best")
+    other = next(c for c in list_checkpoints(forged / "checkpoints", "last") if c.step != best.step)
+    best.path.unlink()
+    with pytest.raises(RunError, match="no checkpoint is kept as the best"):
+        seg3d.verify(forged)
+    copy_as_best(other.path)
+    with pytest.raises(RunError, match=f"best score is that after {best.step} steps"):
+        seg3d.verify(forged)
+
+
+def test_weights_within_an_epoch_are_compared_with_the_repetition(averaged: Path, tmp_path: Path) -> None:
+    forged = Path(shutil.copytree(averaged, tmp_path / averaged.name))
+    earlier, latest = list_checkpoints(forged / "checkpoints", "last")
+    latest.path.rename(tmp_path / latest.path.name)
+    forge(forged, "last", lambda content: zero(content["state_dict"]))
+    (tmp_path / latest.path.name).rename(latest.path)
+    found = seg3d.verify(forged)
+    assert not found.identical
+    assert found.layers_at == earlier.step == 6
+    assert found.first is None
+
+
+@pytest.mark.parametrize("column", ["train_loss", "val_dice", "step", "learning_rate"])
+def test_metrics_that_the_trace_does_not_know_are_told(run: Path, tmp_path: Path, column: str) -> None:
+    forged = Path(shutil.copytree(run, tmp_path / "run"))
+    change_metrics(forged, column)
+    with pytest.raises(RunError, match=rf"(?s)metrics.csv, epoch 1: {column} is 0\.99"):
+        seg3d.verify(forged)
+
+
+def change_metrics(run: Path, column: str) -> None:
+    """Write 0.99 into a column of every row."""
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {column: "0.99"} for row in rows)
+    (run / "metrics.csv").write_text(text.getvalue())
+
+
+def test_scores_of_labels_and_certificates_are_compared_with_the_repetition(run: Path, tmp_path: Path) -> None:
+    forged = Path(shutil.copytree(run, tmp_path / run.name))
+    change_metrics(forged, "val_dice_blob")
+    lines = (forged / "sampling.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | {"lesions_never_drawn": [], "patches": 999})
+    (forged / "sampling.jsonl").write_text("\n".join(lines) + "\n")
+    found = seg3d.verify(forged)
+    assert not found.identical
+    assert found.records[:2] == [f"metrics.csv, epoch {n}: val_dice_blob" for n in (1, 2)]
+    assert "sampling.jsonl, epoch 2" in found.records[2]
+    assert "NOT identical: the same 2 epochs, 8 steps, but other records" in format_difference(found)
+
+
+@pytest.mark.parametrize("key", ["best_epoch", "data_sha256", "seed"])
+def test_a_result_that_was_made_up_is_told(run: Path, tmp_path: Path, key: str) -> None:
+    forged = Path(shutil.copytree(run, tmp_path / "run"))
+    result = json.loads((forged / "result.json").read_text())
+    (forged / "result.json").write_text(json.dumps(result | {key: 77}))
+    with pytest.raises(RunError, match=rf"does not say what the run gave.*{key}"):
+        seg3d.verify(forged)
+
+
+def test_an_interrupted_run_is_verified_as_far_as_it_came(run: Path, tmp_path: Path) -> None:
+    stopped = Path(shutil.copytree(run, tmp_path / run.name))
+    (stopped / "result.json").unlink()
+    for best in list_checkpoints(stopped / "checkpoints", "best"):
+        best.path.unlink()
+    assert seg3d.verify(stopped, epochs=1).identical

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from seg3d.auditing.records import record_differences
 from seg3d.digest import sha256_tensors
-from seg3d.training.checkpoints import Checkpoint, list_checkpoints
+from seg3d.training.checkpoints import KEPT, Checkpoint, list_checkpoints
 from seg3d.training.outcome import load_plain, network_weights
 from seg3d.training.run_folder import RunFolder, read_json, read_yaml
 from seg3d.training.trace import read_trace
@@ -43,13 +44,16 @@ class RunDifference:
     """What differs between two runs.
 
     Attributes:
-        identical: Every compared step and epoch has the same bits, and so have the last weights that both keep.
+        identical: Every compared step and epoch has the same bits, and so have the weights of every checkpoint that
+            both keep, the metrics but for times, and the sampling certificates.
         epochs: Epochs that were compared.
         steps: Steps that were compared.
         first: The first record of the traces that differs: epoch, batch, and both values of each field; ``None``
             where none does.
-        layers: Tensors that differ in the newest checkpoint that both keep.
+        layers: Tensors that differ in the newest checkpoint that both keep and that is not the same; those of the
+            running mean of the weights are called ``averaged.`` and their name.
         layers_at: Optimiser steps of that checkpoint; ``None``: they keep none of the same step.
+        records: A line for each epoch whose metrics or sampling certificate differ.
         config: Both values of each key that differs.
         data: A line for each file or case that differs.
         environment: Both values of each entry that differs.
@@ -61,6 +65,7 @@ class RunDifference:
     first: dict[str, Any] | None
     layers: list[LayerDifference]
     layers_at: int | None
+    records: list[str]
     config: dict[str, tuple[Any, Any]]
     data: list[str]
     environment: dict[str, tuple[Any, Any]]
@@ -84,14 +89,16 @@ def compare_runs(a: RunFolder, b: RunFolder, *, epochs: int | None = None) -> Ru
     traces = [_first_epochs(read_trace(run.trace), epochs) for run in (a, b)]
     first = first_difference(*traces)
     layers, step = compare_weights(a, b)
+    records = record_differences(a, b, epochs)
     config = differences(*(read_yaml(run.config) for run in (a, b)))
     return RunDifference(
-        identical=first is None and not layers and bool(traces[0]),
+        identical=first is None and not layers and not records and bool(traces[0]),
         epochs=min(sum("weights_sha256" in record for record in trace) for trace in traces),
         steps=min(sum("loss" in record for record in trace) for trace in traces),
         first=first,
         layers=layers,
         layers_at=step,
+        records=records,
         config={key: value for key, value in config.items() if not key.startswith(_WITHOUT_EFFECT)},
         data=[*changed_files(*(read_json(run.data) for run in (a, b))), *_changed_split(a, b)],
         environment=differences(*(read_json(run.environment) for run in (a, b))),
@@ -123,14 +130,19 @@ def first_difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[s
 
 
 def compare_weights(a: RunFolder, b: RunFolder) -> tuple[list[LayerDifference], int | None]:
-    """Tensors that differ in the newest checkpoint of the same step that both keep, and that step."""
-    kept_a, kept_b = _by_step(a), _by_step(b)
-    common = sorted(set(kept_a) & set(kept_b))
-    if not common:
-        return [], None
-    step = common[-1]
-    left, right = (network_weights(load_plain(kept[step].path)) for kept in (kept_a, kept_b))
-    return compare_tensors(left, right), step
+    """Tensors that differ in the newest checkpoint of the same step that is not the same in both runs, and that step.
+
+    All that both keep are compared, the best one and the running mean of the weights included; where none differs the
+    step is that of the newest.
+    """
+    kept_b = _kept(b)
+    pairs = [(one, other) for one in _kept(a) for other in kept_b if one.step == other.step]
+    pairs.sort(key=lambda pair: pair[0].step, reverse=True)
+    for one, other in pairs:
+        left, right = (_tensors(load_plain(checkpoint.path)) for checkpoint in (one, other))
+        if layers := compare_tensors(left, right):
+            return layers, one.step
+    return [], pairs[0][0].step if pairs else None
 
 
 def compare_tensors(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> list[LayerDifference]:
@@ -201,6 +213,11 @@ def _place(record: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": record["epoch"], "batch": record.get("batch")}
 
 
-def _by_step(run: RunFolder) -> dict[int, Checkpoint]:
-    found = [c for kind in ("best", "last") for c in list_checkpoints(run.checkpoints, kind)]
-    return {checkpoint.step: checkpoint for checkpoint in found if checkpoint.sound}
+def _kept(run: RunFolder) -> list[Checkpoint]:
+    return [c for kind in KEPT for c in list_checkpoints(run.checkpoints, kind) if c.sound]
+
+
+def _tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights of the network in a checkpoint, and their running mean where there is one."""
+    mean = content["ema"]["shadow"] if "ema" in content else {}
+    return network_weights(content) | {f"averaged.{name}": value for name, value in mean.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -147,7 +148,8 @@ def build_module(
         build_weighted_loss(config, labels, ignore_label, regions),
         partial(build_optimizer, **optimizer.model_dump()),
         partial(factor, total_steps=steps, **schedule.model_dump()),
-        build_window(config, regions).probabilities,
+        # scores, and with them the weights that are kept, must not go by how much memory happens to be free
+        replace(build_window(config, regions), as_asked=True).probabilities,
         labels=[value for value in values if value != 0],
         regions=regions,
         ignore_label=ignore_label,

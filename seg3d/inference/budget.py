@@ -41,8 +41,7 @@ def available_bytes(device: torch.device, limit: int | None) -> int:
         limit: What the process, or all that is on a GPU, may hold in all; ``None``: half of what is free.
     """
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free, total = _free_memory_of_gpu(device), torch.cuda.mem_get_info(device)[1]
         return int(free * 0.8) if limit is None else limit - (total - free)
     if limit is None:
         return _free_memory() // 2
@@ -65,6 +64,11 @@ def room_for_maps(device: torch.device, limit: int, answer: int, most: int) -> i
     if most > memory:
         raise too_little(most, memory, "the maps of several answers for the whole scan")
     return limit - answer
+
+
+def _free_memory_of_gpu(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _free_memory() -> int:
@@ -158,16 +162,12 @@ def fit_blended(
     Raises:
         ConfigError: The network takes no tiles of that size, or not even the smallest tile fits; it says what would do.
     """
-    stride = getattr(network.network if isinstance(network, Planar) else network, "stride", 0)
+    stride = _stride(network)
     if not stride:
         return tile, batch_size  # a network of a user's own, whose forward may not be for trying out
     _refuse_unfit(network, tile, margin, stride)
-    meta = forward.without_values()
     while True:
-        given = [n + 2 * m for n, m in zip(tile, margin, strict=True)]
-        held, outputs = pass_bytes(meta, (channels, given[0], given[1], given[2]), None)
-        # sums of probabilities and weights, and a copy while they move on
-        sums = 2 * 4 * (outputs + 1) * min(size[0], 2 * tile[0]) * size[1] * size[2]
+        held, sums = _blended_bytes(forward, tile, margin, size, channels)
         for batch in range(batch_size, 0, -1):
             needed = int(held * _SLACK) * batch + sums
             if needed <= memory:
@@ -179,9 +179,9 @@ def fit_blended(
 
 
 def _refuse_unfit(network: nn.Module, tile: Shape, margin: Shape, stride: int) -> None:
-    planar = isinstance(network, Planar)
-    lost = getattr(network.network if planar else network, "margin", 0)
-    for axis in (1, 2) if planar else (0, 1, 2):
+    inner = network.network if isinstance(network, Planar) else network
+    lost = getattr(inner, "margin", 0)
+    for axis in range(3) if inner is network else (1, 2):
         given = tile[axis] + 2 * margin[axis]
         if given != fitting_size(given, stride, lost):
             raise ConfigError(
@@ -191,6 +191,46 @@ def _refuse_unfit(network: nn.Module, tile: Shape, margin: Shape, stride: int) -
                 expected=f"{fitting_size(given, stride, lost) - 2 * margin[axis]}, or less by multiples of {stride}",
                 fix="In an ensemble a tile size has to fit every network.",
             )
+
+
+def refuse_small_memory(
+    network: nn.Module,
+    forward: Forward,
+    tile: Shape,
+    batch_size: int,
+    margin: Shape,
+    size: Shape,
+    channels: int,
+    device: torch.device,
+    limit: int | None,
+) -> None:
+    """Raise where blended tiles do not fit as they are asked for: the limit, or without one all memory that is free.
+
+    Raises:
+        ConfigError: They do not; it says what would do.
+    """
+    if not _stride(network):
+        return
+    held, sums = _blended_bytes(forward, tile, margin, size, channels)
+    if limit is None:  # what the count does not see may be little: no more is refused than what cannot be
+        free = _free_memory_of_gpu(device) if device.type == "cuda" else _free_memory()
+        needed = held * batch_size + sums
+    else:
+        free, needed = available_bytes(device, limit), int(held * _SLACK) * batch_size + sums
+    if needed > free:
+        raise tiles_do_not_fit(f"{max(0, free) / 2**30:.3f} GiB", f"{needed / 2**30:.3f} GiB")
+
+
+def _stride(network: nn.Module) -> int:
+    return getattr(network.network if isinstance(network, Planar) else network, "stride", 0)
+
+
+def _blended_bytes(forward: Forward, tile: Shape, margin: Shape, size: Shape, channels: int) -> tuple[int, int]:
+    """Bytes of a pass over one tile, and of what the answers of all tiles are added up in."""
+    given = [n + 2 * m for n, m in zip(tile, margin, strict=True)]
+    held, outputs = pass_bytes(forward.without_values(), (channels, given[0], given[1], given[2]), None)
+    # sums of probabilities and weights, and a copy while they move on
+    return held, 2 * 4 * (outputs + 1) * min(size[0], 2 * tile[0]) * size[1] * size[2]
 
 
 def _smaller(tile: Shape, margin: Shape, stride: int) -> Shape | None:
@@ -213,6 +253,17 @@ def too_little(least: float, memory: int, what: str = "the smallest tile") -> Co
         got=f"{max(0, memory) / 2**30:.3f} GiB",
         expected=f"{least / 2**30:.3f} GiB",
         fix=f"Allow {short + 0.0005:.3f} GiB more.",
+    )
+
+
+def tiles_do_not_fit(got: object, expected: object = None) -> ConfigError:
+    """The error that blended tiles do not fit as they are asked for, where smaller ones would give another answer."""
+    return ConfigError(
+        "the memory is too small for the blended tiles that are asked for, and smaller ones would score otherwise",
+        where=KEY,
+        got=got,
+        expected=expected,
+        fix="Free memory or allow more of it, or choose a smaller predict.tile_size or predict.batch_size.",
     )
 
 

@@ -13,7 +13,14 @@ from torch import nn
 
 from seg3d.errors import ConfigError
 from seg3d.inference.blended import blended_slabs, views
-from seg3d.inference.budget import Job, available_bytes, fit_blended, plan_exact
+from seg3d.inference.budget import (
+    Job,
+    available_bytes,
+    fit_blended,
+    plan_exact,
+    refuse_small_memory,
+    tiles_do_not_fit,
+)
 from seg3d.inference.exact import Slabs, exact_slabs
 from seg3d.inference.forward import Forward
 from seg3d.inference.reach import Geometry, geometry
@@ -77,6 +84,8 @@ class SlidingWindow:
         margin: Voxels along x, y, z by which the network's input is larger than its answer, on each side.
         border: What lies beyond the volume: ``"constant"``, each channel's ``outside``, or ``"mirror"``, the volume
             mirrored at its faces.
+        as_asked: Blended tiles and their batch never shrink to fit the memory, which would change the answer: too
+            little is an error. Exact tiles give the same answer in any size.
         memory_bytes: What the process, or the GPU, may hold in all; ``None``: tiles take at most half of what is free.
         advance: Called before planes are handed on, with how many these are and how many the whole volume has; what it
             raises ends the prediction.
@@ -92,6 +101,7 @@ class SlidingWindow:
     activation: str = "softmax"
     margin: Shape = (0, 0, 0)
     border: Border = "constant"
+    as_asked: bool = False
     memory_bytes: int | None = None
     advance: Advance | None = None
 
@@ -144,7 +154,8 @@ class SlidingWindow:
         """Probabilities slab by slab: the first plane and ``(output, planes, ...)`` with the slab axis first.
 
         Every plane comes once, in order. Softmax or sigmoid is applied here, once, to the logits of each tile. If
-        memory runs out, tiles shrink and the planes that are left are computed with those.
+        memory runs out, tiles shrink and the planes that are left are computed with those; but for blended tiles that
+        are to stay as asked.
 
         Args:
             network: As :meth:`probabilities`.
@@ -152,6 +163,9 @@ class SlidingWindow:
             outside: As :meth:`probabilities`.
             mode: As :meth:`probabilities`.
             device: Where the network is; ``None``: where the image is.
+
+        Raises:
+            ConfigError: The memory is too small: for the smallest tile, or for blended ones as asked.
         """
         turned = _Turned(self, network, image, outside, device or image.device, mode)
         if self.memory_bytes is not None:  # a limit holds for the holes in the heap, too
@@ -174,6 +188,8 @@ class SlidingWindow:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not ran_out_of_memory(error):
                     raise
+                if self.as_asked and turned.blended:
+                    raise tiles_do_not_fit(error) from error
                 memory //= 2
                 _log.warning("memory ran out (%s): going on with at most %.2f GiB for tiles", error, memory / 2**30)
 
@@ -218,6 +234,11 @@ class _Turned:
         neighbours = self._margin[0] if planar else 0
         self._forward = Forward(network, window.precision, neighbours, as_it_is=mode is not evaluating)
 
+    @property
+    def blended(self) -> bool:
+        """Whether tiles are blended, so that their size matters to the answer."""
+        return self._geometry is None
+
     def slabs(self, memory: int, done: int) -> Slabs:
         """Probabilities from plane ``done`` on, perhaps from some planes before it, cropped to the volume."""
         if self._geometry is None:
@@ -250,9 +271,12 @@ class _Turned:
         wanted = self._tile or self._patch
         size = _shape([max(n, t) for n, t in zip(self.shape, wanted, strict=True)])
         channels = self._image.shape[0]
-        tile, batch = fit_blended(
-            self._network, self._forward, wanted, window.batch_size, self._margin, size, channels, memory
-        )
+        asked = (self._network, self._forward, wanted, window.batch_size, self._margin, size, channels)
+        if window.as_asked:
+            refuse_small_memory(*asked, self.device, window.memory_bytes)
+            tile, batch = wanted, window.batch_size
+        else:
+            tile, batch = fit_blended(*asked, memory)
         sources = self._sources(size)
         return size, blended_slabs(self._forward, sources, tile, window.step, batch, self._margin, self._activate)
 

@@ -55,7 +55,7 @@ class Certifier:
             "epoch": epoch,
             "patches": total,
             "cases": len(by_case),
-            "classes": self._shares(classes, total),
+            "classes": self._shares(epoch, classes, total),
             "lesions": len(self._lesions),
             "lesions_not_drawn": self._describe(set(self._lesions) - drawn),
             "lesions_never_drawn": self._describe(self._never),
@@ -72,12 +72,14 @@ class Certifier:
         ]
         return values, components
 
-    def _shares(self, classes: Counter[int], total: int) -> dict[str, dict[str, float]]:
-        quotas = self._plan.quotas
+    def _shares(self, epoch: int, classes: Counter[int], total: int) -> dict[str, dict[str, float]]:
+        """By class: the share that the weights ask for, that in this epoch's whole patches, and that of those drawn."""
+        shares, quotas = self._plan.shares, self._plan.quotas(epoch)
         asked = sum(quotas.values())
         return {
             self._names.get(value, str(value)): {
-                "expected": quotas.get(value, 0) / asked,
+                "expected": shares.get(value, 0.0),
+                "planned": quotas.get(value, 0) / asked,
                 "realised": classes[value] / total if total else 0.0,
             }
             for value in sorted(set(quotas) | set(classes))

@@ -1,13 +1,13 @@
 """The plan of an epoch: how many patches of which class from which case, before any voxel is read.
 
-Class shares are exact in every epoch (largest remainder). Within a class the items (cases or lesions) are gone through
-in keyed permutations, one after the other without a gap between epochs, so that after n draws every item was drawn
-``n // items`` or ``n // items + 1`` times. A plan is a pure function of seed and epoch.
+Class shares are exact over the epochs, and to less than a patch in each (:mod:`seg3d.sampling.apportion`). Within a
+class the items (cases or lesions) are gone through in keyed permutations, one after the other without a gap between
+epochs, so that after n draws every item was drawn ``n // items`` or ``n // items + 1`` times. A plan is a pure function
+of seed and epoch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ import numpy as np
 
 from seg3d.errors import DataError
 from seg3d.keyed import keyed
+from seg3d.sampling.apportion import Apportionment
 from seg3d.store import StoredInfo
 
 Balance = Literal["case", "class", "lesion", "slice"]
@@ -99,8 +100,18 @@ class SamplingPlan:
         self.seed = seed
         self.patches_per_visit = patches_per_visit
         self._slice_axis = slice_axis
-        self.quotas = largest_remainder(class_weights, patches_per_epoch)
-        self._items = {value: self._items_of(value) for value in self.quotas}
+        self._patches = patches_per_epoch
+        self._classes = Apportionment(class_weights, patches_per_epoch)
+        self._items = {value: self._items_of(value) for value in self.shares}
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of each class that is drawn; their sum is 1."""
+        return {value: float(share) for value, share in self._classes.shares.items()}
+
+    def quotas(self, epoch: int) -> dict[int, int]:
+        """Patches of each class in an epoch, over all ranks."""
+        return self._classes.of_epoch(epoch)
 
     def epoch(self, epoch: int, rank: int = 0, ranks: int = 1) -> EpochPlan:
         """The plan of one rank: the ranks' plans are of equal length and together hold every draw once.
@@ -108,7 +119,7 @@ class SamplingPlan:
         Raises:
             ValueError: ``patches_per_epoch`` is no multiple of ``ranks``.
         """
-        total = sum(self.quotas.values())
+        total = self._patches
         if total % ranks:
             raise ValueError(f"patches_per_epoch is a multiple of the {ranks} ranks, got {total}")
         draws = self._draws(epoch)
@@ -122,8 +133,9 @@ class SamplingPlan:
 
     def _draws(self, epoch: int) -> list[Draw]:
         picked: list[tuple[int, int, int]] = []
-        for value, quota in self.quotas.items():
-            picked += [(case, value, part) for case, part in self._pick(value, quota, epoch)]
+        begun = self._classes.before(epoch)
+        for value, quota in self.quotas(epoch).items():
+            picked += [(case, value, part) for case, part in self._pick(value, quota, epoch, begun[value])]
         # the number within a case follows a keyed order: consecutive patches of a case mix the classes
         mixed = keyed(self.seed, "mix", epoch).permutation(len(picked))
         seen = [0] * len(self.cases)
@@ -139,7 +151,7 @@ class SamplingPlan:
             return Draw(case, number, value, slice=(self._slice_axis, part))
         return Draw(case, number, value, part)
 
-    def _pick(self, value: int, quota: int, epoch: int) -> list[tuple[int, int]]:
+    def _pick(self, value: int, quota: int, epoch: int, begun: int) -> list[tuple[int, int]]:
         if quota == 0:
             return []
         items = self._items[value]
@@ -147,10 +159,9 @@ class SamplingPlan:
             counts = np.array([self.cases[case].class_counts[value] for case, _ in items], dtype=np.float64)
             chosen = keyed(self.seed, "cases", epoch, value).choice(len(items), quota, p=counts / counts.sum())
             return [items[i] for i in chosen]
-        first, stop = epoch * quota, (epoch + 1) * quota
-        cycles = range(first // len(items), (stop - 1) // len(items) + 1)
+        cycles = range(begun // len(items), (begun + quota - 1) // len(items) + 1)
         order = [i for cycle in cycles for i in keyed(self.seed, "cycle", value, cycle).permutation(len(items))]
-        skipped = first % len(items)
+        skipped = begun % len(items)
         return [items[i] for i in order[skipped : skipped + quota]]
 
     def _items_of(self, value: int) -> list[tuple[int, int]]:
@@ -191,24 +202,3 @@ def slices_of(case: StoredInfo, value: int, axis: int) -> list[int]:
         for other in set(counts) - {0}:
             chosen &= counts[other] == 0
     return [int(n) for n in np.flatnonzero(chosen)]
-
-
-def largest_remainder(weights: Mapping[int, float], total: int) -> dict[int, int]:
-    """Whole numbers in proportion to ``weights`` that sum to ``total``; each is less than 1 from its exact share.
-
-    Equal remainders are settled in favour of the smaller key. Weights of zero are left out.
-
-    Raises:
-        ValueError: A weight is negative or not finite, or none is positive.
-
-    Source: Hare quota with largest remainders.
-    """
-    if any(not math.isfinite(w) or w < 0 for w in weights.values()) or not any(w > 0 for w in weights.values()):
-        raise ValueError(f"weights are non-negative and at least one is positive, got {dict(weights)}")
-    positive = {key: weights[key] for key in sorted(weights) if weights[key] > 0}
-    scale = total / sum(positive.values())
-    quotas = {key: math.floor(weight * scale) for key, weight in positive.items()}
-    by_remainder = sorted(positive, key=lambda key: (quotas[key] - positive[key] * scale, key))
-    for key in by_remainder[: total - sum(quotas.values())]:
-        quotas[key] += 1
-    return quotas

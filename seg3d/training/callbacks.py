@@ -66,15 +66,16 @@ class Recorder(pl.Callback):
         self._tell = tell
         self._progress = Progress()
         self._pending: list[tuple[dict[str, Any], torch.Tensor]] = []
+        self._all_centres: list[tuple[Any, ...]] = []
         self._started = 0.0
         self._waited = 0.0
         self._validated = False
         self._learning_rate = math.nan
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain values."""
+        """What a checkpoint keeps: plain values; the patches are those of all ranks."""
         lines, last = self._trace.position
-        return asdict(replace(self._progress, trace_lines=lines, trace_sha256=last))
+        return asdict(replace(self._progress, centres=self._all_centres, trace_lines=lines, trace_sha256=last))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint; the records have been cut back to it already."""
@@ -86,6 +87,8 @@ class Recorder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the time of an epoch that was interrupted; a run that had come to its end trains no further."""
+        if trainer.global_rank != 0:  # a checkpoint has the patches of all ranks, which count once
+            self._progress.centres = []
         self._started = time.perf_counter() - self._progress.epoch_seconds
         self._waited = self._progress.waited_seconds
         trainer.should_stop = trainer.should_stop or self._is_over
@@ -106,15 +109,15 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record a step; the loss stays on its device until records are written, so that nothing waits for it."""
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        assert isinstance(pl_module, SegmentationModule)
         done = self._progress
-        self._pending.append((self._step_record(trainer, batch, batch_idx), loss.detach()))
+        self._pending.append((self._step_record(trainer, batch, batch_idx), pl_module.batch_loss))
         done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
         done.waited_seconds = self._waited + _seconds_waited(trainer)
         if trainer.progress_bar_callback is not None:
-            rate = len(done.centres) / done.epoch_seconds
+            rate = done.batches * len(batch["case_id"]) / done.epoch_seconds
             pl_module.log("patches/s", rate, prog_bar=True, logger=False, batch_size=1)
         if self._checkpoint_is_due(trainer):
             self._flush_steps()
@@ -148,7 +151,7 @@ class Recorder(pl.Callback):
     def _write_epoch(
         self, trainer: pl.Trainer, module: SegmentationModule, better: bool, centres: Sequence[tuple[Any, ...]]
     ) -> None:
-        row = self._row(trainer, module)
+        row = self._row(trainer, module, len(centres))
         self.history.append(row)
         self._trace.add(_epoch_record(trainer, module, row["val_dice"]))
         self._trace.flush()
@@ -168,6 +171,7 @@ class Recorder(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> Path | None:
         """Write a checkpoint; all ranks call this, rank 0 writes and is told where."""
+        self._all_centres = _of_all_ranks(trainer, self._progress.centres)
         write = partial(trainer.save_checkpoint, weights_only=False)  # optimiser and progress too
         if trainer.global_rank != 0:
             write(self.folder.checkpoints / "unused")  # the strategy waits for all ranks
@@ -204,7 +208,7 @@ class Recorder(pl.Callback):
             "batch_sha256": hashlib.sha256("".join(batch["sha256"]).encode()).hexdigest(),
         }
 
-    def _row(self, trainer: pl.Trainer, module: SegmentationModule) -> dict[str, float]:
+    def _row(self, trainer: pl.Trainer, module: SegmentationModule, patches: int) -> dict[str, float]:
         done = self._progress
         row = {
             "epoch": float(trainer.current_epoch),
@@ -212,7 +216,7 @@ class Recorder(pl.Callback):
             "train_loss": sum(done.losses) / len(done.losses),
             "learning_rate": self._learning_rate,
             "seconds": done.epoch_seconds,
-            "patches_per_second": len(done.centres) * trainer.world_size / done.epoch_seconds,
+            "patches_per_second": patches / done.epoch_seconds,
             "data_wait_share": done.waited_seconds / done.epoch_seconds,
             "val_dice": mean_dice(module.scores) if self._validated else math.nan,
         }

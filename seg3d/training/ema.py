@@ -42,6 +42,18 @@ class Ema:
             else:
                 mean.copy_(value)
 
+    def own(self) -> None:
+        """Keep the mean in memory of this process: tensors that came with a spawn are shared by all ranks."""
+        self.shadow = {name: value.clone() for name, value in self.shadow.items()}
+
+    def take_from_first_rank(self) -> None:
+        """Have the mean of rank 0, as checkpoints do; each rank's statistics of batch norm are of its own batches.
+
+        All ranks call this.
+        """
+        for name in sorted(self.shadow):
+            torch.distributed.broadcast(self.shadow[name], src=0)
+
     @contextmanager
     def swap(self, network: nn.Module) -> Iterator[None]:
         """The network has the mean weights inside the block and its own again after it."""

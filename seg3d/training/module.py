@@ -76,6 +76,7 @@ class SegmentationModule(pl.LightningModule):
         self.loss = loss
         self.ema = None if ema_decay is None else Ema(network, ema_decay)
         self.scores: list[CaseScore] = []
+        self.batch_loss = torch.tensor(math.nan)  # of the last batch; what Lightning tells is divided by accumulate
         self._build_optimizer = build_optimizer
         self._learning_rate_factor = learning_rate_factor
         self._predict = predict
@@ -98,6 +99,7 @@ class SegmentationModule(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> torch.Tensor:
         """Loss of a batch."""
         loss: torch.Tensor = self.loss(self.network(batch["image"]), batch["label"], batch.get("weights"))
+        self.batch_loss = loss.detach()
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -106,9 +108,16 @@ class SegmentationModule(pl.LightningModule):
         if self.ema is not None:
             self.ema.update(self.network)
 
+    def on_fit_start(self) -> None:
+        """Part the running mean of the weights from that of the process that spawned this one."""
+        if self.ema is not None:
+            self.ema.own()
+
     def on_validation_epoch_start(self) -> None:
-        """Forget the scores of the last validation."""
+        """Forget the scores of the last validation; all ranks score with the running mean that is kept."""
         self.scores = []
+        if self.ema is not None and self.trainer.world_size > 1:
+            self.ema.take_from_first_rank()
 
     def validation_step(self, case: StoredInfo | None, batch_idx: int) -> None:
         """Predict a whole case and score it; ``None`` fills up a rank that has one case less."""

@@ -39,6 +39,19 @@ class Reproducibility:
 
     def apply(self, seed: int) -> None:
         """Set the process up before anything is computed; in mode ``"random"`` nothing is seeded."""
+        self.configure()
+        if self.mode == "random":
+            random.seed()
+            np.random.seed()  # noqa: NPY002  # the legacy generator is what others draw from
+            torch.seed()
+        else:
+            # nothing of seg3d draws from the first two, but what a user adds may
+            random.seed(derived_seed(seed, "python"))
+            np.random.seed(derived_seed(seed, "numpy") % 2**32)  # noqa: NPY002
+            torch.manual_seed(derived_seed(seed, "torch"))
+
+    def configure(self) -> None:
+        """Choose threads and algorithms, in every process that computes; nothing is seeded."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.keep_memory:
@@ -55,15 +68,6 @@ class Reproducibility:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
-        if self.mode == "random":
-            random.seed()
-            np.random.seed()  # noqa: NPY002  # the legacy generator is what others draw from
-            torch.seed()
-        else:
-            # nothing of seg3d draws from the first two, but what a user adds may
-            random.seed(derived_seed(seed, "python"))
-            np.random.seed(derived_seed(seed, "numpy") % 2**32)  # noqa: NPY002
-            torch.manual_seed(derived_seed(seed, "torch"))
 
 
 def choose_cublas_workspace() -> None:

@@ -30,6 +30,7 @@ from seg3d.training.memory import describe_allocator, kept_memory
 from seg3d.training.mirror import EpochMirror
 from seg3d.training.outcome import load_plain, read_progress, summarise
 from seg3d.training.progress import Progress
+from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
 from seg3d.training.tracking import Tracker, continue_tracking, start_tracking
@@ -264,7 +265,7 @@ def _fit(
         stop_after=stop_after,
         tell=tell,
     )
-    callbacks: list[pl.Callback] = [recorder]
+    callbacks: list[pl.Callback] = [RankSetup(build_reproducibility(config)), recorder]
     if tracker is not None:
         callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)

@@ -11,6 +11,7 @@ from typing import Any
 
 from seg3d.atomic import append_line
 from seg3d.auditing.differences import RunDifference, compare_runs
+from seg3d.auditing.records import contradictions
 from seg3d.cases import Split
 from seg3d.config import load_config
 from seg3d.errors import RunError
@@ -96,8 +97,13 @@ def _refuse_damaged(folder: RunFolder) -> None:
     damaged = [checkpoint.path.name for checkpoint in kept if not checkpoint.sound]
     if damaged:
         raise RunError("checkpoints are damaged", where=folder.checkpoints, got=", ".join(damaged))
+    if other := contradictions(folder):
+        fix = "The files were changed after they were written; train again."
+        where, got = folder.path, "\n  " + "\n  ".join(other) + "\n"
+        raise RunError("checkpoints or metrics are not those of the trace", where=where, got=got, fix=fix)
     if folder.result.exists():
-        recorded, found = read_json(folder.result), summarise(folder)
+        recorded = read_json(folder.result)
+        found = summarise(folder) | folder.identity | {"changed": folder.changes()}
         other = sorted(key for key, value in found.items() if recorded.get(key) != value)
         if other:
             raise RunError("result.json does not say what the run gave", where=folder.result, got=", ".join(other))
@@ -126,6 +132,7 @@ def format_difference(found: RunDifference) -> str:
             lines.append(f"  {layer.name}: {layer.values} of {layer.of} values differ, {gap}")
     elif found.layers_at is None:
         lines.append("weights: no checkpoint of the same step is kept by both")
+    lines += [f"records {line}" for line in found.records]
     lines += [f"config {key}: {a} | {b}" for key, (a, b) in found.config.items()]
     lines += [f"data {line}" for line in found.data]
     lines += [f"environment {key}: {_short(a)} | {_short(b)}" for key, (a, b) in found.environment.items()]
@@ -137,7 +144,7 @@ def _verdict(found: RunDifference) -> str:
     if found.identical:
         return f"identical: {compared}, to the last bit"
     if found.first is None:
-        return f"NOT identical: the same {compared}, but other weights"
+        return f"NOT identical: the same {compared}, but other {'weights' if found.layers else 'records'}"
     first = found.first
     step = "its end" if first["batch"] is None else f"batch {first['batch'] + 1}"
     place = f"NOT identical: the runs part in epoch {first['epoch'] + 1} at {step}"

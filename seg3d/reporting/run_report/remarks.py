@@ -87,8 +87,9 @@ def _of_training(pieces: Pieces) -> Iterator[Remark]:
         names = _named([f"{x['case']} no. {x['lesion']} ({x['label']}, {x['voxels']} voxels)" for x in never])
         yield Remark("warn", f"{len(never)} of {last['lesions']} lesions never were the centre of a patch: {names}.")
     for name, share in last.get("classes", {}).items():
-        if abs(share["expected"] - share["realised"]) > _SHARE_SLACK:
-            asked, drawn = f"{share['expected']:.0%}", f"{share['realised']:.0%}"
+        planned = share.get("planned", share["expected"])  # in whole patches; older runs do not say
+        if abs(planned - share["realised"]) > _SHARE_SLACK:
+            asked, drawn = f"{planned:.0%}", f"{share['realised']:.0%}"
             yield Remark("warn", f"{name}: {drawn} of the last epoch's patches were centred on it, asked for {asked}.")
 
 

@@ -83,6 +83,7 @@ class _Epoch(TypedDict):
 
 class _Share(TypedDict):
     expected: FiniteFloat
+    planned: NotRequired[FiniteFloat]
     realised: FiniteFloat
 
 
