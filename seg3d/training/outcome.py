@@ -10,7 +10,7 @@ import torch
 
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound
+from seg3d.training.checkpoints import Checkpoint, chosen_checkpoint, newest_sound
 from seg3d.training.digests import optimizer_sha256
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder, read_metrics
@@ -39,21 +39,6 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "optimizer_sha256": optimizer_sha256(last["optimizer_states"][0]),
         "trace_sha256": read_trace(folder.trace)[-1]["hash"],
     }
-
-
-def chosen_checkpoint(folder: RunFolder) -> Checkpoint:
-    """The checkpoint that a run predicts with: the best one, or the last one where nothing was validated.
-
-    Raises:
-        RunError: There is none.
-    """
-    for kind in ("best", "last"):
-        found = list_checkpoints(folder.checkpoints, kind)
-        if found:
-            return found[-1]
-    raise RunError(
-        "the run has no checkpoint", where=folder.path, fix="Continue it with 'seg3d resume', or train again."
-    )
 
 
 def read_last(folder: RunFolder) -> dict[str, Any]:
