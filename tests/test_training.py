@@ -392,3 +392,19 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
     one, three = (losses_of(seg3d.train(config, [*still, f"train.accumulate={n}"])) for n in (1, 3))
     found, expected = ([float.fromhex(loss) for loss in losses] for losses in (three, one))
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, devices: int) -> None:
+    sgd = ["train.optimizer.kind=sgd", "train.optimizer.learning_rate=1e25"]
+    settings = [*sgd, f"train.devices={devices}", "train.max_epochs=4"]
+    folder = config.parent / f"diverged-{devices}"
+    with pytest.raises(RunError, match=r"has diverged.*epoch 1, batch \d+: loss (nan|inf)"):
+        seg3d.train(
+            config, [*settings, "train.optimizer.learning_rate=1e38", "train.gradient_clip=null"], folder=folder
+        )
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 2  # one epoch
+    assert not (folder / "result.json").exists()
+    assert list((folder / "checkpoints").iterdir()) == []
+    with pytest.raises(RunError, match="has diverged"):
+        seg3d.resume(folder)

@@ -28,7 +28,7 @@ from seg3d.training.environment import code_patch, describe_environment, has_fas
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.memory import describe_allocator, kept_memory
 from seg3d.training.mirror import EpochMirror
-from seg3d.training.outcome import load_plain, read_progress, summarise
+from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, summarise
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
@@ -269,6 +269,7 @@ def _fit(
     if tracker is not None:
         callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
+    refuse_diverged(job.folder)
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
