@@ -29,6 +29,7 @@ from seg3d.training.fit import fit
 from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
+from seg3d.training.tracking import fit_name
 
 
 @pytest.fixture(scope="module")
@@ -408,3 +409,46 @@ def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, d
     assert list((folder / "checkpoints").iterdir()) == []
     with pytest.raises(RunError, match="has diverged"):
         seg3d.resume(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("val_dice_tumour (core)", "val_dice_tumour _core_"), ("a/b", "a/b"), ("a//b", "a__b"), ("Größe: 1", "Größe: 1")],
+)
+def test_names_are_such_as_mlflow_takes(name: str, expected: str) -> None:
+    assert fit_name(name) == expected
+
+
+def test_labels_are_mirrored_whatever_they_are_called(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    dataset = tmp_path / "data" / "dataset.json"
+    content = json.loads(dataset.read_text())
+    dataset.write_text(json.dumps(content | {"labels": {"0": "background", "1": "tumour (core)"}}))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    weights = "loss.class_weights={tumour (core): 2}"
+    seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=1", weights])
+    client = mlflow.MlflowClient(uri)
+    (record,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert "val_dice_tumour _core_" in record.data.metrics
+    assert "loss.class_weights.tumour _core_" in record.data.params
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_mirror_that_fails_is_told_once_and_stops_nothing(config: Path, tmp_path: Path, resumed: bool) -> None:
+    database, told = tmp_path / "mlflow.db", []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line.startswith("epoch 1/"):
+            database.unlink(missing_ok=True)
+
+    settings = ["tracking.enabled=true", f"tracking.uri=sqlite:///{database}", "train.max_epochs=3"]
+    run = seg3d.train(config, settings, tell=tell)
+    if resumed:
+        before = result_of(run)["trace_sha256"]
+        (run / "result.json").unlink()
+        told.clear()
+        seg3d.resume(run, tell=tell)
+        assert result_of(run)["trace_sha256"] == before
+    assert result_of(run)["epochs"] == 3
+    assert len([line for line in told if "no longer mirrored in MLflow" in line]) == 1

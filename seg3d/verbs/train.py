@@ -27,13 +27,13 @@ from seg3d.training.data import PatchDataModule
 from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.memory import describe_allocator, kept_memory
-from seg3d.training.mirror import EpochMirror
+from seg3d.training.mirror import EpochMirror, Mirror
 from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, summarise
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
-from seg3d.training.tracking import Tracker, continue_tracking, start_tracking
+from seg3d.training.tracking import Tracker, start_tracking
 from seg3d.verbs.prepare import Store, prepare
 from seg3d.verbs.report import draw_report
 
@@ -150,8 +150,8 @@ def carry_out(
     """
     progress = Progress() if checkpoint is None else read_progress(load_plain(checkpoint))
     started = time.perf_counter()
-    with kept_memory(job.config.reproducibility.keep_memory), _tracked(job) as tracker:
-        _fit(job, tracker, tell, progress, checkpoint, stop_after)
+    with kept_memory(job.config.reproducibility.keep_memory), _tracked(job, tell) as mirror:
+        _fit(job, mirror, tell, progress, checkpoint, stop_after)
         seconds = progress.seconds + progress.epoch_seconds + time.perf_counter() - started
         identity = job.folder.identity
         result = summarise(job.folder) | identity | {"seconds": seconds, "changed": job.folder.changes()}
@@ -237,7 +237,7 @@ def _create(
 
 def _fit(
     job: Job,
-    tracker: Tracker | None,
+    mirror: Mirror | None,
     tell: Callable[[str], None],
     progress: Progress,
     checkpoint: Path | None,
@@ -266,8 +266,8 @@ def _fit(
         tell=tell,
     )
     callbacks: list[pl.Callback] = [RankSetup(build_reproducibility(config)), recorder]
-    if tracker is not None:
-        callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
+    if mirror is not None:
+        callbacks.append(EpochMirror(mirror, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
     refuse_diverged(job.folder)
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
@@ -324,19 +324,22 @@ def _start_tracking(job: Job, tags: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _tracked(job: Job) -> Iterator[Tracker | None]:
+def _tracked(job: Job, tell: Callable[[str], None]) -> Iterator[Mirror | None]:
     """The MLflow run around the training; its end says whether that ended well."""
     if not job.config.tracking.enabled or not job.folder.tracking.exists():
         yield None
         return
-    tracker = continue_tracking(job.config.tracking.uri, read_json(job.folder.tracking)["run_id"])
+    mirror = Mirror(job.config.tracking.uri, read_json(job.folder.tracking)["run_id"], tell)
+    mirror.send(lambda _: None)  # a resumed run is under way again
     try:
-        yield tracker
+        yield mirror
     except BaseException:
-        tracker.end("FAILED")
+        mirror.send(lambda tracker: tracker.end("FAILED"))
         raise
-    path = job.folder.path
-    documents = [p for p in sorted(path.iterdir()) if p.suffix in _DOCUMENTS]
-    tracker.log_files(documents)
-    tracker.log_files(sorted(job.folder.figures.glob("*.png")), "figures")
+    mirror.send(lambda tracker: _finish(tracker, job.folder))
+
+
+def _finish(tracker: Tracker, folder: RunFolder) -> None:
+    tracker.log_files([path for path in sorted(folder.path.iterdir()) if path.suffix in _DOCUMENTS])
+    tracker.log_files(sorted(folder.figures.glob("*.png")), "figures")
     tracker.end()
