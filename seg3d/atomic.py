@@ -66,12 +66,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with sorted keys; NaN and infinities are refused.
+    """Write :func:`as_json` of ``value``, atomically.
 
     Raises:
         ValueError: ``value`` holds NaN or an infinity, which JSON does not know.
     """
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON with sorted keys and a last newline; NaN and infinities are refused.
+
+    Raises:
+        ValueError: ``value`` holds NaN or an infinity, which JSON does not know.
+    """
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 @contextmanager

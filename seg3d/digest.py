@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class FileDigests:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self._new = False
         try:
             self._known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -73,8 +75,11 @@ class FileDigests:
         if known is None or known[:2] != stamp:
             known = [*stamp, sha256_file(path)]
             self._known[key] = known
+            self._new = True
         return str(known[2])
 
     def save(self) -> None:
-        """Write the cache, atomically."""
-        write_json(self._cache, self._known)
+        """Write the cache, atomically, if a digest is new and its folder can be written to."""
+        if self._new:
+            with suppress(OSError):  # a lost cache costs time, nothing else
+                write_json(self._cache, self._known)

@@ -7,6 +7,7 @@ large scan costs little; background is what the others leave.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,25 @@ from scipy import ndimage
 BLOCK = 32  # edge of a block in voxels: a block of labels is 32 KiB, one read
 Box = tuple[slice, ...]
 _CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """What a crop takes from a class of a label map.
+
+    Attributes:
+        class_value: Label value.
+        lesions: Connected components (26 neighbours) of which nothing is left.
+        of_lesions: Those that there were.
+        voxels: Voxels outside of the crop, also of components that are cut through.
+        of_voxels: Those that there were.
+    """
+
+    class_value: int
+    lesions: int
+    of_lesions: int
+    voxels: int
+    of_voxels: int
 
 
 def class_boxes(label: NDArray[Any]) -> dict[int, Box]:
@@ -70,6 +90,33 @@ def find_lesions(
             stop = [outer.start + p.stop for outer, p in zip(box, part, strict=True)]
             rows.append([len(rows) + 1, value, int(sizes[number]), *start, *stop])
     return whole, numbers, rows
+
+
+def find_cut_off(label: NDArray[Any], kept: Box, classes: Sequence[int]) -> tuple[CutOff, ...]:
+    """The classes but background of which a crop leaves no voxel of at least one connected component.
+
+    Args:
+        label: ``(x, y, z)`` before the crop.
+        kept: The box that the crop keeps.
+        classes: Label values.
+    """
+    found = []
+    for value, box in class_boxes(label).items():
+        if value not in classes or not value or _holds(kept, box):
+            continue
+        numbers, count = ndimage.label(_mask(label, value, box), structure=_CONNECTIVITY_26)
+        inside = numbers[
+            tuple(slice(max(k.start - b.start, 0), max(k.stop - b.start, 0)) for b, k in zip(box, kept, strict=True))
+        ]
+        left = int(np.count_nonzero(np.bincount(inside.ravel(), minlength=count + 1)[1:]))
+        if left < count:
+            voxels = int(np.count_nonzero(numbers))
+            found.append(CutOff(value, count - left, count, voxels - int(np.count_nonzero(inside)), voxels))
+    return tuple(found)
+
+
+def _holds(outer: Box, inner: Box) -> bool:
+    return all(a.start <= b.start and b.stop <= a.stop for a, b in zip(outer, inner, strict=True))
 
 
 def _around(boxes: Iterable[Box]) -> Box:

@@ -11,10 +11,12 @@ import errno
 import hashlib
 import json
 import mmap
+import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import StoreError
-from seg3d.label_index import BLOCK, class_boxes, count_blocks, count_slices, find_lesions
+from seg3d.label_index import BLOCK, CutOff, class_boxes, count_blocks, count_slices, find_lesions
 from seg3d.volume import Grid, Shape
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 2 did not say which file gave which channel, nor what was cut off
 SUFFIX = ".h5"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
+Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,16 @@ class Lesion:
 
 @dataclass(frozen=True, eq=False)
 class StoredInfo:
-    """What a stored volume says of itself, without its voxels; ``minimum`` is each channel's smallest value."""
+    """What a stored volume says of itself, without its voxels.
+
+    Attributes:
+        minimum: Each channel's smallest value.
+        source_sha256: SHA-256 of each source file by name.
+        roles: Name of the source file by what it gave: ``"image 0"``, ``"image 1"`` and so on, ``"label"``.
+        cut_off: Classes of which cropping left nothing of a lesion.
+        stamp: Inode, bytes and time of change of the file that was read. It is never stored: a store that is copied or
+            moved is another file with the same content.
+    """
 
     path: Path
     case_id: str
@@ -67,7 +79,10 @@ class StoredInfo:
     lesions: tuple[Lesion, ...]
     recipe_sha256: str
     source_sha256: dict[str, str]
+    roles: dict[str, str]
+    cut_off: tuple[CutOff, ...]
     content_sha256: str
+    stamp: Stamp
     image_offset: int
     label_offset: int | None
     blocks_offset: int | None
@@ -76,7 +91,7 @@ class StoredInfo:
 
     def slice_counts(self, axis: int) -> dict[int, NDArray[Any]]:
         """Voxels of each class in each slice across an axis (0, 1, 2); read from the index, not from the voxels."""
-        with h5py.File(self.path, "r") as file:
+        with _opened(self) as file:
             counts: NDArray[Any] = file["slices"]["xyz"[axis]][()]
         return dict(zip(self.class_counts, counts, strict=True))
 
@@ -109,6 +124,8 @@ def write_stored(
     source_sha256: Mapping[str, str],
     labels: Mapping[str, int],
     ignore_label: int | None,
+    roles: Mapping[str, str] | None = None,
+    cut_off: Sequence[CutOff] = (),
     weights: NDArray[np.float16] | None = None,
 ) -> None:
     """Write one prepared case, atomically.
@@ -124,6 +141,8 @@ def write_stored(
         source_sha256: SHA-256 of each source file by name.
         labels: Label values by name.
         ignore_label: Label value that counts nowhere; it gets no block counts.
+        roles: Name of the source file by what it gave: ``"image 0"``, ``"label"``.
+        cut_off: Classes of which cropping left nothing of a lesion.
         weights: ``(x, y, z)``, float16: what each voxel weighs in the loss, or ``None`` where all are alike.
 
     Raises:
@@ -139,6 +158,8 @@ def write_stored(
         "way_back": json.dumps(dict(way_back), sort_keys=True),
         "recipe_sha256": recipe_sha256,
         "source_sha256": json.dumps(dict(source_sha256), sort_keys=True),
+        "roles": json.dumps(dict(roles or {}), sort_keys=True),
+        "cut_off": json.dumps([astuple(each) for each in cut_off]),
         "labels": json.dumps(dict(labels)),
         "ignore_label": -1 if ignore_label is None else ignore_label,
     }
@@ -191,29 +212,69 @@ def read_info(path: Path) -> StoredInfo:
     """
     try:
         with h5py.File(path, "r") as file:
-            return _info(path, file)
+            # of the open file: by its name another one could be there already
+            return _info(path, file, _stamp(file.id.get_vfd_handle()))
     except FileNotFoundError as error:
-        raise StoreError("the stored volume is missing", where=path, fix="Run 'seg3d prepare'.") from error
+        raise _missing(path) from error
     except (OSError, KeyError) as error:
         raise StoreError(
             "this is not a complete stored volume", where=path, got=error, fix="Delete it and run 'seg3d prepare'."
         ) from error
 
 
+def _missing(path: Path) -> StoreError:
+    return StoreError("the stored volume is missing", where=path, fix="Run 'seg3d prepare'.")
+
+
+def _stamp(handle: int) -> Stamp:
+    """What tells an open file from one that took its name: a store is replaced file by file."""
+    status = os.fstat(handle)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refuse_replaced(info: StoredInfo, handle: int) -> None:
+    if _stamp(handle) != info.stamp:
+        raise StoreError(
+            "the stored volume was replaced while it was in use",
+            where=info.path,
+            expected=f"the file of content {info.content_sha256[:12]}, as it was when this process first read it",
+            fix="Was the dataset prepared with other settings meanwhile? Give each study with other prepare.* settings "
+            "a data.store of its own; then resume the run.",
+        )
+
+
+@contextmanager
+def _opened(info: StoredInfo) -> Iterator[h5py.File]:
+    """The HDF5 file of which ``info`` tells."""
+    with h5py.File(info.path, "r") as file:
+        _refuse_replaced(info, file.id.get_vfd_handle())
+        yield file
+
+
 class StoredVolume:
     """The voxels of a stored volume as views on a memory map; nothing is read before it is touched.
+
+    What is mapped stays as it is, even if another file takes the name; a map that is opened later would be of that one.
 
     Attributes:
         image: ``(channel, x, y, z)`` float16, x fastest in memory.
         label: ``(x, y, z)``, or ``None``.
         weights: ``(x, y, z)`` float16, or ``None``.
         blocks: ``(class, block x, block y, block z)`` uint32 voxel counts in the order of ``info.class_counts``.
+
+    Raises:
+        StoreError: The file is missing, or is not the one of which ``info`` tells.
     """
 
     def __init__(self, info: StoredInfo) -> None:
         self.info = info
         x, y, z = info.grid.shape
-        with info.path.open("rb") as file:
+        try:
+            file = info.path.open("rb")
+        except FileNotFoundError as error:
+            raise _missing(info.path) from error
+        with file:
+            _refuse_replaced(info, file.fileno())
             # private instead of read-only, of which torch would warn; nobody writes
             raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
@@ -230,7 +291,7 @@ class StoredVolume:
     def components(self, start: Shape, stop: Shape) -> NDArray[Any]:
         """Component numbers ``(x, y, z)`` in a box; 0 is background."""
         (x0, y0, z0), (x1, y1, z1) = start, stop
-        with h5py.File(self.info.path, "r") as file:
+        with _opened(self.info) as file:
             box: NDArray[Any] = file["components"][z0:z1, y0:y1, x0:x1]
         return box.T
 
@@ -288,7 +349,7 @@ def _write_index(file: h5py.File, label: NDArray[Any], classes: list[int]) -> No
     file.create_dataset("lesions", data=np.array(rows, dtype="<i8").reshape(-1, 9))
 
 
-def _info(path: Path, file: h5py.File) -> StoredInfo:
+def _info(path: Path, file: h5py.File, stamp: Stamp) -> StoredInfo:
     version = int(file.attrs["schema_version"])
     if version != SCHEMA_VERSION:
         raise StoreError(
@@ -318,7 +379,10 @@ def _info(path: Path, file: h5py.File) -> StoredInfo:
         lesions=tuple(Lesion(r[0], r[1], r[2], tuple(r[3:6]), tuple(r[6:9])) for r in rows),
         recipe_sha256=str(file.attrs["recipe_sha256"]),
         source_sha256=json.loads(file.attrs["source_sha256"]),
+        roles=json.loads(file.attrs["roles"]),
+        cut_off=tuple(CutOff(*row) for row in json.loads(file.attrs["cut_off"])),
         content_sha256=str(file.attrs["content_sha256"]),
+        stamp=stamp,
         image_offset=file["image"].id.get_offset(),
         label_offset=None if label is None else label.id.get_offset(),
         blocks_offset=None if blocks is None else blocks.id.get_offset(),

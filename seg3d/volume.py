@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 Border = Literal["constant", "mirror"]  # what lies beyond a volume
+_SAME_MM = 0.01  # what float32 headers and writers that round leave of an affine
+_SHEARED_COSINE = 1e-3  # of the angle between two axes: the headers' rounding is far below, gantry tilt far above
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +50,36 @@ class Grid:
         """Volume of one voxel in millilitres."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
-    def same_as(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
-        """Whether both grids have the same shape and no voxel centre is further apart than ``tolerance_mm``."""
+    @property
+    def is_sheared(self) -> bool:
+        """Whether two axes are not at right angles (by more than 0.06 degrees), as gantry tilt leaves them in a sform.
+
+        Distances by ``spacing_mm`` are then wrong, volumes by ``voxel_volume_ml`` are not.
+        """
+        axes = self.affine[:3, :3] / np.array(self.spacing_mm)
+        cosines = axes.T @ axes - np.eye(3)
+        return bool(np.abs(cosines).max() > _SHEARED_COSINE)
+
+    def distance_mm(self, other: Grid) -> float:
+        """The largest distance between the centres of the same voxel in both grids, which have one shape."""
         if self.shape != other.shape:
-            return False
+            raise ValueError(f"grids of one shape, got {self.shape} and {other.shape}")
         corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
         corners[:, :3] *= np.array(self.shape) - 1
         distance = corners @ (self.affine - other.affine).T
-        return bool(np.sqrt((distance[:, :3] ** 2).sum(axis=1)).max() <= tolerance_mm)
+        return float(np.sqrt((distance[:, :3] ** 2).sum(axis=1)).max())
+
+    def same_as(self, other: Grid, tolerance_mm: float | None = None) -> bool:
+        """Whether both grids have the same shape and no voxel centre is further apart than ``tolerance_mm``.
+
+        Args:
+            other: The other grid.
+            tolerance_mm: By default 0.01 mm, or a tenth of the smallest spacing of either where that is less, as in
+                microscopy.
+        """
+        if tolerance_mm is None:
+            tolerance_mm = min(_SAME_MM, *(mm / 10 for mm in (*self.spacing_mm, *other.spacing_mm)))
+        return self.shape == other.shape and self.distance_mm(other) <= tolerance_mm
 
     def cropped(self, start: ArrayLike, shape: ArrayLike) -> Grid:
         """The grid of the box of ``shape`` voxels whose first voxel is ``start`` (may be negative: a padded grid)."""

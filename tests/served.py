@@ -55,7 +55,8 @@ def hand_made(
     """A model whose answers are known by hand: what is brighter than 50."""
     recipe = Recipe(spacing_mm=spacing, normalise=(Normalisation("divide", by=100),))
     window = SlidingWindow(tile or ((16, 16, 1) if pictures else (8, 8, 8)), batch_size=1)
-    predictor = Predictor(Threshold(), window, recipe, channels, (0, 1), torch.device("cpu"), others=others)
+    tiled = tuple((network, window) for network in others)
+    predictor = Predictor(Threshold(), window, recipe, channels, (0, 1), torch.device("cpu"), others=tiled)
     card = {
         "id": "hand-made",
         "name": "hand-made",

@@ -9,7 +9,7 @@ STUDIES = {
     "demo": (PhantomSpec(cases=6, shape=(64, 48, 32)), "msd", ["model.features=[4,8,8]"]),
     "hippocampus3d": (PhantomSpec(cases=6, kind="hippocampus"), "msd", ["model.features=[4,8,8]"]),
     "sarcoma3d": (PhantomSpec(cases=6, kind="sarcoma"), "folders", ["model.features=[4,8,8]"]),
-    "heart3d": (PhantomSpec(cases=6, kind="heart"), "msd", ["model.features=[4,8,8,8]"]),
+    "heart3d": (PhantomSpec(cases=6, kind="heart"), "msd", ["model.features=[4,8,8,8]", "data.groups={}"]),
     "lits3d": (
         PhantomSpec(cases=6, kind="liver", labels=("liver", "cancer")),
         "msd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -32,6 +33,7 @@ from seg3d.cli import app
 from seg3d.errors import ConfigError, RunError
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
 from seg3d.verbs.audit import run_cell
+from seg3d.verbs.audit_collect import collect
 
 DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 SETUPS = ["random", "seeded", "deterministic"]
@@ -127,6 +129,68 @@ def test_all_runs_are_scored_on_the_same_test_cases(audited: Path) -> None:
             "random-02",
             "deterministic-02",
         ]
+
+
+def test_the_table_of_cases_is_that_of_evaluate_for_every_run(audited: Path) -> None:
+    with (audited / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for cell in AuditFolder(audited).read_plan().cells:
+        with (audited / "cells" / cell.name / "test" / "summary.csv").open() as file:
+            expected = [{"cell": cell.name, "setup": cell.setup, **row} for row in csv.DictReader(file)]
+        assert [row for row in rows if row["cell"] == cell.name] == expected
+    assert {"label", "name", "Lesions_f1"} <= set(rows[0])
+
+
+def change_summaries(folder: Path, change: Callable[[str, dict[str, Any]], None]) -> None:
+    """Change what the runs of a copied audit scored, and collect it again without MLflow."""
+    (folder / "tracking.json").unlink()
+    for path in sorted(folder.glob("cells/*/test/summary.json")):
+        summary = json.loads(path.read_text())
+        change(path.parents[1].name, summary)
+        path.write_text(json.dumps(summary))
+    collect(AuditFolder(folder))
+
+
+def test_what_is_left_out_of_the_means_is_told(audited: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(audited, tmp_path / "audit"))
+
+    def undefine(cell: str, summary: dict[str, Any]) -> None:
+        if cell == "random-02":
+            for metrics in summary["metric_per_case"][0]["metrics"].values():
+                metrics |= {"Dice": None, "IoU": None}
+
+    change_summaries(folder, undefine)
+    content = found(folder)
+    (case,) = content["test_cases"]
+    assert content["left_out"] == {case: "undefined in 1 of 2 runs of random"}
+    assert set(content["scored_cases"].values()) == {0}
+    assert content["setups"]["deterministic"]["scores"]["mean"]["Dice"]["mean"] is None
+    assert "over the 0 of 1 test cases with a score in every run" in content["verdict"]
+    page = (folder / "report.html").read_text()
+    assert "1 of 1 test cases left out of the means of all runs" in page
+    assert f"{case}: undefined in 1 of 2 runs of random" in page
+
+
+def test_an_audit_of_regions_is_about_regions(audited: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(audited, tmp_path / "audit"))
+
+    def add_regions(_: str, summary: dict[str, Any]) -> None:
+        regions = copy.deepcopy({key: summary[key] for key in ("metric_per_case", "per_label")})
+        for label, entry in regions["per_label"].items():
+            entry |= {"name": f"region {label}", "values": [int(label), 9]}
+        for metrics in regions["metric_per_case"][0]["metrics"].values():
+            metrics["Dice"] = 0.125
+        summary["regions"] = regions
+
+    change_summaries(folder, add_regions)
+    content = found(folder)
+    assert content["scored"] == "region"
+    assert set(content["labels"].values()) == {f"region {label}" for label in content["labels"]}
+    assert {run["scores"]["mean"]["Dice"] for run in content["runs"]} == {0.125}
+    assert "region Dice 0.1250" in content["verdict"]
+    assert "<th>region</th>" in (folder / "report.html").read_text()
+    with (folder / "cases.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} >= {*content["labels"], "1 9"}
 
 
 def test_the_report_is_one_file_without_links(audited: Path) -> None:

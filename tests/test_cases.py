@@ -103,12 +103,31 @@ def test_patients_come_from_the_case_name_or_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "error"),
-    [("{", "cannot be read"), ("[]", "no labels"), ('{"labels": {"a": "b"}, "training": []}', "labels or modality")],
+    [
+        ("{", "cannot be read"),
+        ("[]", "no labels"),
+        ('{"labels": {"a": "b"}, "training": []}', "labels or modality"),
+        ('{"labels": {"0": "b"}, "training": null}', "training of dataset.json is no list"),
+        ('{"labels": {"0": "b"}, "modality": ["CT"]}', "labels or modality"),
+        ('{"labels": {"b": 0}, "channel_names": ["CT"]}', "channel_names of dataset.json cannot be read"),
+    ],
 )
 def test_a_broken_dataset_json_is_a_clear_error(tmp_path: Path, content: str, error: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match=error):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": {"0": "b"}, "training": [{"image": "a.nii", "label": 5}]},
+        {"labels": {"b": 0}, "channel_names": {"0": "CT"}, "dataset": {"a": {"images": ["a.nii"], "label": ["m"]}}},
+    ],
+)
+def test_a_label_map_that_is_no_path_is_a_fault(tmp_path: Path, content: dict[str, object]) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert [fault.kind for fault in read_dataset(tmp_path).faults] == ["bad_entry"]
 
 
 def test_a_source_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
@@ -262,3 +281,63 @@ def test_cases_whose_images_cannot_be_read_are_not_taken_for_the_same(tmp_path: 
         path.write_bytes(path.read_bytes()[:-30])
     found = find_faults(read_dataset(tmp_path, labels={"background": 0, "tumour": 1}, **PATTERNS))
     assert [fault.kind for fault in found] == ["unreadable", "unreadable"]
+
+
+def test_a_group_of_no_case_is_a_fault_with_the_name_that_was_meant(tmp_path: Path) -> None:
+    for case in ("p0", "p1", "p2"):
+        write_case(tmp_path, case)
+    faults = read_dataset(tmp_path, groups={"P0": "anna", "p1": "anna", "zz": "x"}, **PATTERNS).faults
+    assert [(fault.where, fault.kind, fault.note) for fault in faults] == [
+        ("data.groups.P0", "unknown_case", False),
+        ("data.groups.zz", "unknown_case", False),
+    ]
+    assert "mean p0?" in faults[0].fix
+
+
+def test_a_group_too_many_is_a_note_where_every_case_has_one(tmp_path: Path) -> None:
+    write_case(tmp_path, "p0")
+    (fault,) = read_dataset(tmp_path, groups={"p0": "anna", "p1": "anna"}, **PATTERNS).faults
+    assert fault.note
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "case, ct, label, patient\na, a/image.nii.gz, a/mask.nii.gz, p1\n",
+        "Case,ct,Label,Patient\na,a/image.nii.gz,a/mask.nii.gz,p1\n",
+        "\ufeffcase ,ct,LABEL\t,GROUP\n\na , a/image.nii.gz,a/mask.nii.gz ,p1\n",
+    ],
+)
+def test_blanks_and_capitals_of_a_table_do_not_count(tmp_path: Path, text: str) -> None:
+    write_case(tmp_path, "a")
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    dataset = read_dataset(tmp_path / "t.csv")
+    (case,) = dataset.cases
+    assert dataset.channels == ("ct",)
+    assert (case.case_id, case.group, case.label) == ("a", "p1", tmp_path / "a" / "mask.nii.gz")
+    assert case.images == (tmp_path / "a" / "image.nii.gz",)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"case;ct;label\na;a.nii;b.nii\n", "another sign"),
+        (b"case\tct\na\ta.nii\n", "another sign"),
+        (b"case,Label,label,ct\na,a,a,a\n", "several columns"),
+        ("case,ct\nmüller,a.nii\n".encode("latin-1"), "not UTF-8"),
+        (b"", "no column with images"),
+    ],
+)
+def test_a_table_that_cannot_be_understood_is_a_clear_error(tmp_path: Path, content: bytes, error: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=error):
+        read_dataset(tmp_path / "t.csv")
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    write_phantom_dataset(tmp_path, PhantomSpec(cases=1, kind="hippocampus"))
+    path = tmp_path / "dataset.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(read_dataset(tmp_path).cases) == 1
+    (tmp_path / "splits.json").write_text('{"train": ["c000"], "val": [], "test": []}', encoding="utf-8-sig")
+    assert split_cases(MEMBERS, kind="file", file=tmp_path / "splits.json").train == ("c000",)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from seg3d.cli import app, main
 from seg3d.errors import Seg3dError
+from seg3d.verbs.check import check
 
 
 @pytest.fixture
@@ -89,6 +90,26 @@ def test_check_lists_the_faults_of_the_config_beside_those_of_the_data(config: P
     assert result.exit_code == 1
     for word in ("train.max_epoch", "sampling.patch_size", scan.name):
         assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        (["train.max_epoch=3", "data.source=nowhere"], ["nowhere", "train.max_epoch"]),
+        (["train.max_epoch=3", "data.layout=folders"], ["data.folders", "train.max_epoch"]),
+        # that there are no patterns comes from the one that is at fault
+        (
+            ["train.max_epoch=3", "data.layout=folders", "data.folders.images=[x.nii]"],
+            ["data.folders.images.0", "train"],
+        ),
+    ],
+)
+def test_check_lists_the_faults_of_the_config_beside_a_dataset_that_cannot_be_read(
+    config: Path, settings: list[str], places: list[str]
+) -> None:
+    faults = sorted(fault.where for fault in check(config, settings))
+    assert len(faults) == len(places)
+    assert all(fault.startswith(place) for fault, place in zip(faults, places, strict=True))
 
 
 def test_check_of_a_good_dataset_exits_with_0(config: Path) -> None:

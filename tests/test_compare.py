@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from typer.testing import CliRunner
 
 from seg3d.auditing.effects import (
     Effects,
+    Level,
     decompose,
     estimate,
-    half_width,
+    mean_within_groups,
     needed_for_half,
+    planned_error,
+    smallest_seen,
     superiority,
     variance_shares,
 )
 from seg3d.cli import app
 from seg3d.errors import DataError, RunError, Seg3dError
 from seg3d.keyed import keyed
+from seg3d.metrics import LabelScore, Lesions, Overlap, SurfaceScores, summarise
 from seg3d.training.run_folder import SCHEMA_VERSION
 from seg3d.verbs.compare import Comparison, compare, format_comparison
 
@@ -172,14 +177,69 @@ def test_the_seeds_needed_are_the_fewest_that_suffice() -> None:
     found = study("fewest", 6, 6, 30, (0.02, 0.02, 0.01, 0.01), 0.03)
     seeds = needed_for_half(found).seeds
     assert seeds is not None
-    one_less, enough = half_width(found, np.array([seeds - 1, seeds]))
+    one_less, enough = smallest_seen(*planned_error(found, np.array([seeds - 1, seeds])))
     assert enough < abs(found.difference) / 2 <= one_less
 
 
-def test_the_half_width_planned_for_the_seeds_there_are_is_the_one_found() -> None:
+def effects_of_size(sd: tuple[float, ...], seeds: int, cases: int, difference: float) -> Effects:
+    """Effects whose variances are just these, as if very many studies had told them."""
+
+    def level(size: float, units: int) -> Level:
+        return Level(np.resize([size, -size], units), units - 1)
+
+    rest = level(sd[3], seeds * cases)
+    return Effects(difference, level(sd[0], seeds), level(sd[1], seeds), level(sd[2], cases), rest, rest)
+
+
+@pytest.mark.parametrize(
+    ("sd", "cases"),
+    [((0.02, 0.02, 0.01, 0.02), 30), ((0.01, 0.03, 0.02, 0.03), 60), ((0.005, 0.005, 0.02, 0.05), 40)],
+)
+def test_with_the_seeds_needed_four_of_five_studies_see_half_of_the_difference(
+    sd: tuple[float, ...], cases: int
+) -> None:
+    seeds = needed_for_half(effects_of_size(sd, 10, cases, 0.04)).seeds
+    assert seeds is not None
+    generator, studies = keyed(0, "power"), 400
+    seen = sum(
+        estimate(decompose(*draw(generator, seeds, seeds, cases, sd, 0.02)), generator, 200).sign == 1
+        for _ in range(studies)
+    )
+    assert 0.74 <= seen / studies <= 0.88
+
+
+def test_the_interval_planned_for_the_seeds_there_are_is_the_one_found() -> None:
     found = study("planned", 6, 6, 30, (0.02, 0.02, 0.01, 0.01))
     low, high = estimate(found, keyed(0, "planned"), 40_000).ci95
-    assert half_width(found, np.array([6]))[0] == pytest.approx((high - low) / 2, rel=0.05)
+    error, df = planned_error(found, np.array([6]))
+    assert stats.t.ppf(0.975, df[0]) * error[0] == pytest.approx((high - low) / 2, rel=0.05)
+
+
+def seen_in_patients(scans: int, *, grouped: bool) -> float:
+    """Share of studies without a true difference that claim one; the scans of a patient are nearly alike."""
+    generator, patients, seeds, studies, found = keyed(0, "patients"), 10, 4, 400, 0
+    groups = np.repeat(np.arange(patients), scans)
+    for _ in range(studies):
+        a, b = draw(generator, seeds, seeds, patients * scans, (0.002, 0.002, 0.004, 0.01), 0.0)
+        a += generator.normal(0, 0.03, patients)[groups]
+        if grouped:
+            a, b = (mean_within_groups(side, groups.tolist()) for side in (a, b))
+        found += estimate(decompose(a, b), generator, 200).sign != 0
+    return found / studies
+
+
+def test_with_eight_scans_of_each_patient_chance_is_called_a_difference_in_5_percent_of_studies() -> None:
+    assert 0.02 <= seen_in_patients(8, grouped=True) <= 0.08
+
+
+def test_scans_taken_for_patients_would_call_chance_a_difference_half_of_the_time() -> None:
+    assert seen_in_patients(8, grouped=False) > 0.3
+
+
+def test_a_group_has_the_mean_of_its_cases() -> None:
+    scores = np.array([[1.0, 2.0, 6.0, 4.0], [0.0, 8.0, 1.0, 4.0]])
+    assert mean_within_groups(scores, ["b", "a", "a", "b"]).tolist() == [[2.5, 4.0], [2.0, 4.5]]
+    assert np.array_equal(mean_within_groups(scores, "abcd"), scores)
 
 
 def test_where_the_cases_are_too_few_no_number_of_seeds_suffices() -> None:
@@ -187,7 +247,10 @@ def test_where_the_cases_are_too_few_no_number_of_seeds_suffices() -> None:
     assert found.seeds is None
     assert found.cases is not None
     assert found.cases > 10
-    assert found.why == f"no number of seeds suffices with these 10 cases: about {found.cases} cases are needed"
+    assert found.why == (
+        "with these 10 cases no number of seeds suffices to see half of the difference with a power of 80 %: "
+        f"about {found.cases} cases are needed"
+    )
 
 
 def test_without_a_difference_there_is_no_half_of_it() -> None:
@@ -213,6 +276,7 @@ def make_run(path: Path, scores: dict[str, Any], *, metric: str = "Dice", weight
     (path / "test").mkdir(parents=True)
     rows = [
         {"case": case, "metrics": {str(i): nested(metric, value) for i, value in enumerate(as_list(found), 1)}}
+        | {"reference_sha256": None, "group": case}
         for case, found in scores.items()
     ]
     labels = {key: {"name": f"organ {key}"} for row in rows for key in row["metrics"]}
@@ -224,6 +288,34 @@ def make_run(path: Path, scores: dict[str, Any], *, metric: str = "Dice", weight
     for name, document in documents.items():
         (path / name).write_text(json.dumps(document))
     return path
+
+
+def edit_summary(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = run / "test" / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary)
+    path.write_text(json.dumps(summary))
+
+
+def set_rows(run: Path, key: str, values: Mapping[str, Any]) -> None:
+    """Write a value into the rows of some cases."""
+
+    def change(summary: dict[str, Any]) -> None:
+        for row in summary["metric_per_case"]:
+            row[key] = values.get(row["case"], row.get(key))
+
+    edit_summary(run, change)
+
+
+def add_regions(run: Path, scores: Mapping[str, Sequence[float]], regions: Mapping[str, Sequence[int]]) -> Path:
+    """Scores of regions of a run, each shown as its smallest label, as ``seg3d evaluate`` writes them."""
+    shown = {str(min(values)): {"name": name, "values": list(values)} for name, values in regions.items()}
+    rows = [
+        {"case": case, "metrics": {key: {"Dice": value} for key, value in zip(shown, found, strict=True)}}
+        for case, found in scores.items()
+    ]
+    edit_summary(run, lambda summary: summary.update(regions={"metric_per_case": rows, "per_label": shown}))
+    return run
 
 
 def as_list(value: Any) -> list[Any]:
@@ -412,6 +504,38 @@ def test_an_audit_stands_for_its_finished_runs(tmp_path: Path) -> None:
         compare([tmp_path / "audit"], side_b)
 
 
+def whole_summary(*dice: int) -> str:
+    """A summary as ``seg3d evaluate`` writes it, of cases with these Dice values in percent."""
+    scores = {
+        f"c{number}": {
+            1: LabelScore(Overlap(tp, 100 - tp, 100 - tp, 0), SurfaceScores(1, 1, 1, 1), Lesions(1, 1, 1, 0), 1, 1)
+        }
+        for number, tp in enumerate(dice)
+    }
+    return json.dumps(summarise(scores, {1: "tumour"}, tolerance_mm=2.0))
+
+
+def test_scores_of_whatever_has_predicted_stand_beside_runs(tmp_path: Path) -> None:
+    scores = {"A1": (80, 70, 90), "A2": (82, 70, 88), "B1": (60, 50, 72), "B2": (61, 52, 70)}
+    runs = {name: make_run(tmp_path / name, {"c0": 0.5}) for name in scores}
+    files = {name: tmp_path / f"{name}.json" for name in ("B1", "B2")}
+    for name, dice in scores.items():
+        (runs[name] / "test" / "summary.json").write_text(whole_summary(*dice))
+    for name, file in files.items():
+        file.write_text(whole_summary(*scores[name]))
+    expected = compare([runs["A1"], runs["A2"]], [runs["B1"], runs["B2"]])
+    found = compare([runs["A1"], runs["A2"]], list(files.values()))
+    assert (found.estimate, found.better) == (expected.estimate, "A")
+    assert found.runs_b == tuple(map(str, files.values()))
+    assert not any("different data" in warning for warning in found.warnings)
+    twice = compare([runs["A1"], runs["A2"]], [*files.values(), files["B1"]])
+    assert twice.estimate == found.estimate
+    assert any("same scores" in warning for warning in twice.warnings)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(RunError, match="no summary of scores"):
+        compare([runs["A1"]], [tmp_path / "other.json"])
+
+
 def test_runs_with_different_test_cases_are_refused_in_one_message(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", {"p1": 0.5, "p2": 0.6, "p3": 0.7})
     other = make_run(tmp_path / "other", {"p1": 0.5, "p2": 0.6, "p4": 0.7})
@@ -497,3 +621,145 @@ def test_without_two_defined_cases_there_is_nothing_to_compare(tmp_path: Path) -
     with pytest.raises(DataError, match="fewer than two of 2 test cases") as caught:
         compare([a], [b])
     assert "p1: undefined in 1 of 1 runs of A" in str(caught.value)
+
+
+# what the runs must have in common
+
+
+def sides_of(folder: Path, cases: int = 6) -> tuple[list[Path], list[Path]]:
+    a, b = draw(keyed(0, "sides"), 3, 3, cases, (0.01, 0.01, 0.01, 0.01), 0.05)
+    return make_side(folder, "a", a), make_side(folder, "b", b)
+
+
+def test_scores_against_different_references_are_refused(tmp_path: Path) -> None:
+    side_a, side_b = sides_of(tmp_path)
+    for run in (*side_a, *side_b):
+        set_rows(run, "reference_sha256", {"case_1": "1" * 64, "case_2": "2" * 64})
+    same = compare(side_a, side_b)
+    set_rows(side_b[1], "reference_sha256", {"case_2": "3" * 64})
+    with pytest.raises(RunError, match="scored against different references") as caught:
+        compare(side_a, side_b)
+    message = str(caught.value)
+    assert str(side_b[1]) in message
+    assert "case_2: 333333333333, expected case_2: 222222222222 as in" in message
+    assert "case_1" not in message
+    assert "Remove the folder 'test' of the run" in message
+    # what a run does not know contradicts nothing, but a run after it may
+    for run in (*side_a, *side_b[:1]):
+        edit_summary(run, lambda summary: [row.pop("reference_sha256") for row in summary["metric_per_case"]])
+    set_rows(side_b[2], "reference_sha256", {"case_2": "3" * 64})
+    assert compare(side_a, side_b) == same
+    set_rows(side_b[2], "reference_sha256", {"case_2": "2" * 64})
+    with pytest.raises(RunError, match="different references"):
+        compare(side_a, side_b)
+
+
+def test_scans_of_one_patient_are_averaged_before_anything_else(tmp_path: Path) -> None:
+    side_a, side_b = sides_of(tmp_path)
+    alone = compare(side_a, side_b)
+    assert alone.groups is None
+    for run in (*side_a, *side_b):
+        set_rows(
+            run,
+            "group",
+            {"case_0": "p", "case_3": "p", "case_4": "q", "case_5": "q", "case_1": "case_2", "case_2": None},
+        )
+    found = compare(side_a, side_b)
+    assert found.groups == 4  # p, q, and two cases: the name of a group may be that of a case
+    assert found.cases == alone.cases
+    text = format_comparison(found)
+    assert "groups      4; scores of a group's cases are averaged first" in text
+    assert "new group   A is better" in text
+    assert "seeds and groups explain" in found.sentence
+
+    def means(run: Path) -> dict[str, float]:
+        rows = json.loads((run / "test" / "summary.json").read_text())["metric_per_case"]
+        dice = [row["metrics"]["1"]["Dice"] for row in rows]
+        return {"1": (dice[0] + dice[3]) / 2, "2": dice[1], "3": dice[2], "4": (dice[4] + dice[5]) / 2}
+
+    by_hand = [[make_run(run.with_name(f"mean_{run.name}"), means(run)) for run in side] for side in (side_a, side_b)]
+    expected = compare(*by_hand)
+    assert found.estimate.difference == pytest.approx(expected.estimate.difference)
+    assert found.estimate.ci95 == pytest.approx(expected.estimate.ci95)
+
+
+def test_a_group_is_the_mean_of_its_cases_that_count(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", {"p1": 0.5, "p2": 0.7, "p3": 0.9, "p4": 0.1})
+    b = make_run(tmp_path / "b", {"p1": 0.4, "p2": 0.6, "p3": None, "p4": 0.1})
+    for run in (a, b):
+        set_rows(run, "group", {"p1": "x", "p2": "x", "p3": "x"})
+    found = compare([a], [b])
+    assert (found.groups, found.cases) == (2, ("p1", "p2", "p4"))
+    assert found.mean_a == pytest.approx((0.6 + 0.1) / 2)
+
+
+def test_one_run_that_knows_the_groups_is_enough_and_two_must_agree(tmp_path: Path) -> None:
+    side_a, side_b = sides_of(tmp_path)
+    for run in (*side_a, *side_b[1:]):
+        edit_summary(run, lambda summary: [row.pop("group") for row in summary["metric_per_case"]])
+    set_rows(side_b[0], "group", {"case_0": "p", "case_3": "p"})
+    found = compare(side_a, side_b)
+    assert found.groups == 5
+    assert found.warnings == ()
+    set_rows(side_a[1], "group", {"case_3": "q"})
+    with pytest.raises(RunError, match=r"do not agree on the group .*got case_3: p, expected case_3: q as in"):
+        compare(side_a, side_b)
+
+
+def test_scores_that_cannot_tell_groups_are_compared_with_a_warning(tmp_path: Path) -> None:
+    side_a, side_b = sides_of(tmp_path)
+    for run in (*side_a, *side_b):
+        edit_summary(run, lambda summary: [row.pop("group") for row in summary["metric_per_case"]])
+    found = compare(side_a, side_b)
+    assert found.groups is None
+    assert [warning for warning in found.warnings if "several scans of a patient" in warning]
+
+
+def test_one_patient_is_no_sample(tmp_path: Path) -> None:
+    side_a, side_b = sides_of(tmp_path)
+    for run in (*side_a, *side_b):
+        set_rows(run, "group", {f"case_{i}": "p" for i in range(6)})
+    with pytest.raises(DataError, match="fewer than two of 6 test cases of two groups"):
+        compare(side_a, side_b)
+
+
+REGIONS = {"whole": [1, 2], "core": [2]}
+
+
+def test_regions_are_compared_where_there_are_any_as_evaluate_does(tmp_path: Path) -> None:
+    labels, regions = {"p1": [0.5, 0.1], "p2": [0.7, 0.3]}, {"p1": [0.9, 0.2], "p2": [0.8, 0.3]}
+    a = add_regions(make_run(tmp_path / "a", labels), regions, REGIONS)
+    b = add_regions(make_run(tmp_path / "b", labels), regions, REGIONS)
+    found = compare([a], [b])
+    assert found.regions
+    assert found.mean_a == pytest.approx((0.9 + 0.2 + 0.8 + 0.3) / 4)
+    assert "Dice of every region" in format_comparison(found)
+    assert compare([a], [b], label="whole").mean_a == pytest.approx(0.85)
+    assert "Dice of region whole" in format_comparison(compare([a], [b], label="whole"))
+    by_label = compare([a], [b], label="1")
+    assert not by_label.regions
+    assert by_label.mean_a == pytest.approx(0.6)
+    with pytest.raises(
+        RunError, match=r"got all, expected 1 \(organ 1\), 2 \(organ 2\), the region whole, the region core"
+    ):
+        compare([a], [b], label="all")
+
+
+def test_a_run_without_regions_is_compared_by_labels(tmp_path: Path) -> None:
+    labels = {"p1": [0.5, 0.1], "p2": [0.7, 0.3]}
+    a = add_regions(make_run(tmp_path / "a", labels), labels, REGIONS)
+    b = make_run(tmp_path / "b", labels)
+    found = compare([a], [b])
+    assert not found.regions
+    assert [w for w in found.warnings if "1 of 2 runs have scores of regions, so labels are compared" in w]
+    with pytest.raises(RunError, match="no such label"):
+        compare([a], [b], label="whole")
+
+
+def test_regions_of_other_labels_are_not_the_same(tmp_path: Path) -> None:
+    labels = {"p1": [0.5, 0.1], "p2": [0.7, 0.3]}
+    a = add_regions(make_run(tmp_path / "a", labels), labels, REGIONS)
+    b = add_regions(make_run(tmp_path / "b", labels), labels, {"whole": [1], "core": [2]})
+    with pytest.raises(RunError, match="the runs have different regions"):
+        compare([a], [b])
+    assert compare([a], [b], label="organ 1").mean_a == pytest.approx(0.6)

@@ -309,3 +309,10 @@ def test_every_key_is_explained_with_type_and_default(small: Path) -> None:
     assert line.split()[1:8] == ["number", ">", "0", "and", "<=", "1", "0.5"]
     assert set(schema()["properties"]) == set(Config.model_fields)
     assert yaml.safe_load(show(load_config(small)))["predict"]["step"] == 0.5
+
+
+def test_a_limit_of_memory_is_refused_with_an_engine_whose_memory_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    load_config(tmp_path / "small.yaml", ["predict.memory_gib=2"])
+    with pytest.raises(FaultsError, match="memory openvino takes is not known"):
+        load_config(tmp_path / "small.yaml", ["predict.memory_gib=2", "predict.backend=openvino"])

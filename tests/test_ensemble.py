@@ -183,7 +183,8 @@ def predictor(*networks: nn.Module, spacing: Any = None, **settings: Any) -> Pre
     recipe = Recipe(crop, spacing, (Normalisation("divide", by=100),))
     first, *others = networks
     window = settings.pop("window", SlidingWindow((16, 16, 16)))
-    return Predictor(first, window, recipe, ("CT",), (0, 1), torch.device("cpu"), others=tuple(others), **settings)
+    tiled = tuple((network, window) for network in others)
+    return Predictor(first, window, recipe, ("CT",), (0, 1), torch.device("cpu"), others=tiled, **settings)
 
 
 @pytest.fixture
@@ -237,7 +238,8 @@ def test_the_sd_is_of_the_class_that_the_label_map_shows(scan: Path) -> None:
     crop = Recipe(Crop(), None, (Normalisation("divide", by=100),))
     networks = (Three(0.2), Three(-0.2))
     window = SlidingWindow((16, 16, 16))
-    made = Predictor(networks[0], window, crop, ("CT",), (0, 3, 5), torch.device("cpu"), others=networks[1:])
+    others = tuple((network, window) for network in networks[1:])
+    made = Predictor(networks[0], window, crop, ("CT",), (0, 3, 5), torch.device("cpu"), others=others)
     found = made.predict([read_volume(scan)])
     bright, dark = found.label == 5, found.label == 0
     assert bright.any()
@@ -408,11 +410,33 @@ def test_several_runs_give_the_mean_of_their_probabilities(runs: list[Path], sou
         np.testing.assert_array_equal(image.affine, scan.affine)
 
 
+def test_runs_of_other_networks_and_patches_are_averaged_where_they_are(
+    config: Path, source: Path, tmp_path: Path
+) -> None:
+    """A patch that the other's strides do not divide, and valid convolutions, which see further than they answer."""
+    alike = ["data.split.seed=0", "train.max_epochs=1", "model.dropout=0"]
+    settings = (
+        ["model.norm=instance", "sampling.patch_size=[20,20,20]"],
+        ["model.norm=instance", "model.features=[4,8,8,8]"],
+        ["model.kind=unet", "model.padding=valid", "sampling.patch_size=[8,8,8]"],
+    )
+    chosen = [seg3d.train(config, [*alike, *own]) for own in settings]
+    folders = [tmp_path / str(number) for number in range(len(chosen))]
+    for run, folder in zip(chosen, folders, strict=True):
+        seg3d.predict(run, [source], folder, overrides=WITH_PROBABILITIES)
+    mean = sum(next(iter(maps_in(folder / "probabilities").values())) for folder in folders) / len(folders)
+    for number, order in enumerate((chosen, chosen[::-1])):
+        seg3d.predict(order, [source], tmp_path / f"all {number}", overrides=WITH_PROBABILITIES)
+        (found,) = maps_in(tmp_path / f"all {number}" / "probabilities").values()
+        np.testing.assert_allclose(found, mean, atol=1e-5)
+
+
 def test_the_manifest_names_the_members(runs: list[Path], source: Path, tmp_path: Path) -> None:
     for name, chosen, passes in (("a", runs[0], None), ("b", runs[1], None), ("both", runs, None), ("mc", runs[0], 2)):
         seg3d.predict(chosen, [source], tmp_path / name, mc_dropout=passes)
     one, other, both, dropout = (manifest(tmp_path / name) for name in ("a", "b", "both", "mc"))
-    assert set(one) == {"run", "weights", "labels", "ignore_label", "scans", "tiling", "precision"}
+    told = {"labels", "ignore_label", "scans", "parts", "probabilities", "tiling", "precision"}
+    assert set(one) == {"run", "weights", *told}
     assert one["tiling"]["kind"] == "exact"
     assert [(m["run"], m["weights"]) for m in both["members"]] == [(m["run"], m["weights"]) for m in (one, other)]
     assert "run" not in both

@@ -20,7 +20,7 @@ from seg3d.inference import budget, exact
 from seg3d.inference.exact import aligned_ranges
 from seg3d.inference.lean import lean
 from seg3d.inference.reach import Geometry, geometry, receptive_field
-from seg3d.inference.sliding import SlidingWindow
+from seg3d.inference.sliding import SlidingWindow, ran_out_of_memory
 from seg3d.inference.source import Source
 from seg3d.inference.streaming import stream
 from seg3d.models import AttentionUNet, ReducedUNet, UNet, fitting_size
@@ -262,6 +262,38 @@ def test_tiles_shrink_when_memory_runs_out_and_the_prediction_goes_on(
     assert found.shape == expected.shape
     if norm == "batch":
         np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_memory_that_the_processor_cannot_give_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 46, dtype=torch.uint8)
+    assert ran_out_of_memory(caught.value)
+    assert not ran_out_of_memory(RuntimeError("the shapes do not fit"))
+
+
+@pytest.mark.parametrize("border", ["mirror", "constant"])
+@pytest.mark.parametrize("axis", [None, 0, 2])
+@torch.inference_mode()
+def test_mirrored_views_of_valid_convolutions_do_not_depend_on_tiles(axis: int | None, border: Any) -> None:
+    network = make_network("valid nearest", 3 if axis is None else 2, (3, 4))
+    shape, patch, margin, tiles = [21, 17, 13], [8] * 3, [network.margin] * 3, [[8, 8, 8], [4, 6, 8]]
+    if axis is not None:
+        network = Planar(network, axis)
+        for sizes, size in ((shape, 5), (patch, 1), (margin, 0), *((tile, 1) for tile in tiles)):
+            sizes[axis] = size
+    image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    window = SlidingWindow(tuple(patch), mirror=(0, 1, 2), margin=tuple(margin), border=border)  # type: ignore[arg-type]
+    whole = window.probabilities(network, image, OUTSIDE)
+    for tile in tiles:
+        found = replace(window, tile_size=tuple(tile)).probabilities(network, image, OUTSIDE)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.numpy(), whole.numpy(), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_tile_that_the_network_does_not_take_is_refused() -> None:
+    network, image = make_network("reduced", 3, (3, 4, 5), "instance"), torch.zeros(2, 24, 24, 24)
+    with pytest.raises(ConfigError, match="takes no tiles of this size"):
+        SlidingWindow((18, 16, 16)).probabilities(network, image, OUTSIDE)
 
 
 @FEW

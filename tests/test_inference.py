@@ -183,6 +183,20 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], ch
         find_scans([touch(tmp_path / "in", *names)], channels)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        (["x_0000.nii.gz", "x_0001.nii.gz"], ["x_0000.nii.gz", "x_0001.nii.gz"]),  # one of two patients was dropped
+        (["x_0000.nii.gz", "x_0001.nii.gz"], ["x_0001.nii.gz"]),  # two patients became one
+    ],
+)
+def test_scans_of_the_same_name_in_two_folders_are_never_mixed(tmp_path: Path, names: tuple[list[str], ...]) -> None:
+    folders = [touch(tmp_path / name, *files) for name, files in zip("ab", names, strict=True)]
+    with pytest.raises(DataError, match=r"two files are channel \d of one scan") as error:
+        find_scans(folders, 2)
+    assert all(str(folder) in str(error.value) for folder in folders)
+
+
 @pytest.mark.parametrize("limit", [None, 1 << 20])
 def test_tiles_that_are_to_stay_as_asked_are_refused_where_they_do_not_fit(
     monkeypatch: pytest.MonkeyPatch, limit: int | None

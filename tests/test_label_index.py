@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from seg3d.label_index import BLOCK, class_boxes, count_blocks, count_slices, find_lesions
+from seg3d.label_index import BLOCK, class_boxes, count_blocks, count_slices, find_cut_off, find_lesions
 
 
 def label_map(shape: tuple[int, int, int], values: list[int], seed: int) -> NDArray[np.uint8]:
@@ -67,3 +67,20 @@ def test_a_map_of_background_has_no_box(shape: tuple[int, int, int]) -> None:
     assert class_boxes(label) == {}
     assert count_blocks(label, 0, {}).sum() == label.size
     assert find_lesions(label, [0, 1], {})[2] == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_crop_cuts_off_is_what_is_missing_after_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    label = (rng.random((12, 14, 10)) < 0.05).astype(np.uint8) * rng.integers(1, 4, (12, 14, 10), dtype=np.uint8)
+    kept = tuple(slice(start, start + 4) for start in rng.integers(0, 7, 3).tolist())
+    cropped = np.zeros_like(label)
+    cropped[kept] = label[kept]
+    for cut in find_cut_off(label, kept, (0, 1, 2)):  # 3 is not asked for
+        numbers, count = ndimage.label(label == cut.class_value, np.ones((3, 3, 3)))
+        left = set(numbers[cropped == cut.class_value].tolist())
+        assert (cut.lesions, cut.of_lesions) == (count - len(left), count)
+        inside, all_of_it = ((part == cut.class_value).sum() for part in (cropped, label))
+        assert (cut.voxels, cut.of_voxels) == (all_of_it - inside, all_of_it)
+    assert {cut.class_value for cut in find_cut_off(label, kept, (0, 1, 2))} == {1, 2}
+    assert find_cut_off(label, (slice(0, 12), slice(0, 14), slice(0, 10)), (0, 1, 2)) == ()

@@ -62,7 +62,8 @@ networks = [ReducedUNet(1, 3, features=(8, 16), norm="batch").eval() for _ in ra
 scan = Volume(np.ones((1, *shape), np.int16), Grid(tuple(shape), np.eye(4)))
 before = psutil.Process().memory_info().rss
 window = SlidingWindow((32, 32, 32), memory_bytes=None if most is None else before + most * 2**20)
-recipe, device, others = Recipe(Crop(), None, (Normalisation("none"),)), torch.device("cpu"), tuple(networks[1:])
+recipe, device = Recipe(Crop(), None, (Normalisation("none"),)), torch.device("cpu")
+others = tuple((network, window) for network in networks[1:])
 predictor = Predictor(networks[0], window, recipe, ("CT",), (0, 1, 2), device, others=others)
 planes = len(predictor.predict([scan]).label)
 status = Path("/proc/self/status").read_text()
@@ -113,7 +114,9 @@ def test_several_answers_are_held_within_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{"others": (nn.Conv3d(1, 2, 1),)}, {"mc_dropout": McDropout(2, 0)}], ids=["ensemble", "dropout"]
+    "how",
+    [{"others": ((nn.Conv3d(1, 2, 1), SlidingWindow((16, 16, 16))),)}, {"mc_dropout": McDropout(2, 0)}],
+    ids=["ensemble", "dropout"],
 )
 def test_maps_of_several_answers_that_do_not_fit_are_refused_before_anything_is_computed(how: dict[str, Any]) -> None:
     limit = psutil.Process().memory_info().rss + (80 << 20)
@@ -130,7 +133,7 @@ def test_maps_on_the_grid_of_the_scan_count_too() -> None:
     limit = psutil.Process().memory_info().rss + (90 << 20)
     window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
     recipe, device = Recipe(Crop(), (2.0, 2.0, 2.0), (Normalisation("none"),)), torch.device("cpu")
-    others = (nn.Conv3d(1, 2, 1),)
+    others = ((nn.Conv3d(1, 2, 1), window),)
     predictor = Predictor(nn.Conv3d(1, 2, 1), window, recipe, ("CT",), (0, 1), device, others=others)
     shape = (128, 256, 128)
     with pytest.raises(ConfigError, match="the maps of several answers"):

@@ -243,17 +243,6 @@ def score_with(tp: int) -> LabelScore:
     )
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    """Means of 30 draws of a known distribution: the interval holds the true mean in about 95 of 100."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(150):
-        scores = {f"{trial}-{i}": {1: score_with(int(tp))} for i, tp in enumerate(rng.integers(50, 101, 30))}
-        low, high = summarise(scores, {1: "t"}, tolerance_mm=1, resamples=300)["per_label"]["1"]["Dice"]["ci95"]
-        covered += low <= 0.75 <= high
-    assert 0.87 <= covered / 150 <= 0.99
-
-
 def test_rows_are_flat_and_the_table_names_every_label() -> None:
     summary = summarise(cases(), {1: "tumour"}, tolerance_mm=2.0)
     flat = rows(summary)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from seg3d.metrics import (
+    Bootstrap,
     Lesions,
     Overlap,
     count_label,
@@ -129,7 +130,7 @@ def test_a_summary_depends_on_its_inputs_alone():
 
 
 def test_the_seed_moves_the_interval_and_not_the_mean():
-    one, two = (summary_of(some_cases(), seed=s, resamples=25)["per_label"]["1"] for s in (0, 1))
+    one, two = (summary_of(some_cases(), bootstrap=Bootstrap(25, s))["per_label"]["1"] for s in (0, 1))
     assert any(one[m]["ci95"] != two[m]["ci95"] for m in ("Dice", "IoU", "VolumeError_mL", "SurfaceDice"))
     assert [one[m]["mean"] for m in ("Dice", "IoU")] == [two[m]["mean"] for m in ("Dice", "IoU")]
 

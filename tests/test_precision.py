@@ -118,7 +118,10 @@ def test_an_answer_is_that_of_the_precision_that_passed(threshold: float, monkey
     assert not np.array_equal(whole, replace(window, precision=other).probabilities(network, scan, [0.0]))
     single = replace(predictor, window=replace(window, precision="fp32")).predict([volume])
     assert single.precision is None
-    several = replace(predictor, others=(network,)).predict([volume])
+    several = replace(predictor, others=((network, predictor.window),)).predict([volume])
     assert several.precision is None
-    assert (predictor.precision, replace(predictor, others=(network,)).precision) == ("bf16", "fp32")
+    assert (predictor.precision, replace(predictor, others=((network, predictor.window),)).precision) == (
+        "bf16",
+        "fp32",
+    )
     np.testing.assert_array_equal(several.label, single.label)

@@ -21,7 +21,7 @@ from study import make_study
 import seg3d
 from seg3d.atomic import temporary_name
 from seg3d.digest import sha256_file
-from seg3d.errors import FaultsError
+from seg3d.errors import DataError, FaultsError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
 from seg3d.training.checkpoints import list_checkpoints, save_checkpoint
@@ -238,3 +238,16 @@ print("loaded", *[name for name in ({names!r} + ("sklearn", "onnx", "openvino"))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["loaded"], done.stdout + done.stderr
+
+
+def test_scans_and_a_part_of_the_split_are_not_given_together(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not both"):
+        seg3d.predict(run, scans, tmp_path / "out", split="test")
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_need_a_folder(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(DataError, match="need a folder"):
+        seg3d.predict(run, scans, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"

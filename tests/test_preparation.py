@@ -169,6 +169,55 @@ def test_single_voxel_lesions_survive_shrinking() -> None:
     assert set(np.unique(shrunk)) == {0, 3}
 
 
+def test_a_kept_lesion_never_takes_the_last_voxel_of_another() -> None:
+    label = np.zeros((16, 16, 16), np.uint8)
+    label[4, 4, 4], label[5, 5, 5] = 1, 2  # both fall into the same voxel
+    shrunk = resample_label(label, (4, 4, 4))
+    assert shrunk[1, 1, 1] == 1
+    (beside,) = np.argwhere(shrunk == 2)
+    assert np.abs(beside - 1).max() == 1
+
+
+def test_a_kept_lesion_does_not_replace_the_structure_it_touches() -> None:
+    label = np.zeros((9, 9, 9), np.uint8)
+    label[3:6, 3:6, 3:5], label[4, 4, 5] = 1, 2  # two thirds of one voxel, and a lesion in it
+    shrunk = resample_label(label, (3, 3, 3))
+    assert np.argwhere(shrunk == 1).tolist() == [[1, 1, 1]]
+    assert np.argwhere(shrunk == 2).tolist() == [[1, 1, 2]]  # where its share is the second largest
+
+
+def test_a_kept_lesion_takes_the_best_voxel_of_a_structure_that_has_others() -> None:
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:9, 3:9, 3:9], label[4, 4, 4] = 1, 2
+    shrunk = resample_label(label, (4, 4, 4))
+    assert np.argwhere(shrunk == 2).tolist() == [[1, 1, 1]]
+    assert (shrunk == 1).sum() == 7
+
+
+def test_no_class_of_crowded_small_lesions_vanishes() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        label = np.zeros((24, 24, 12), np.uint8)
+        label[10:14, 2:6, 3:6] = 3
+        place = rng.integers(2, (20, 20, 9))
+        for value, step in enumerate(((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1)), start=1):
+            label[tuple(place + step)] = value
+        shrunk = resample_label(label, (8, 8, 6))
+        assert set(np.unique(shrunk)) == set(np.unique(label))
+
+
+def test_lesions_are_kept_beside_others_up_to_the_edge_of_a_slice() -> None:
+    label = np.zeros((12, 12, 1), np.uint8)
+    label[0, 0], label[1, 1], label[0, 2], label[2, 0] = 1, 2, 3, 4  # four lesions in the first of 3 x 3 voxels
+    shrunk = resample_label(label, (3, 3, 1))[..., 0]
+    assert sorted(shrunk[:2, :2].ravel().tolist()) == [1, 2, 3, 4]
+
+
+def test_what_has_no_room_is_lost_and_nothing_else() -> None:
+    label = np.arange(1, 9, dtype=np.uint8).reshape(2, 2, 2)
+    assert resample_label(label, (1, 1, 1)).item() in range(1, 9)
+
+
 def test_labels_are_never_averaged() -> None:
     label = np.zeros((30, 30, 30), np.uint8)
     label[:15], label[15:] = 1, 5

@@ -308,7 +308,7 @@ def predictor(*networks: nn.Module, spacing: tuple[float, float, float] | None =
         ("CT",),
         (0, 1, 2, 3),
         torch.device("cpu"),
-        others=tuple(others),
+        others=tuple((network, window) for network in others),
         regions=NESTED,
         **settings,
     )

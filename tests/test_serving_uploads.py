@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import pickle
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from mutants import fuzz
+from PIL import Image
 from served import (
     bright,
     client_of,
@@ -138,10 +140,20 @@ def test_after_all_of_them_a_good_one_is_answered(volumes: tuple[TestClient, Pat
     assert list(folder.iterdir()) == []
 
 
+def _many_scans() -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((30, 20), np.uint8)).save(file, "JPEG", progressive=True)
+    raw = file.getvalue()
+    start = raw.rindex(b"\xff\xda")
+    return raw[:start] + raw[start:-2] * 200 + raw[-2:]
+
+
 PICTURES = {
     "PNG bomb": (lambda: png_of(30, 20, bytes(40 * MIB)), 413, "unpacks to more"),
     "PNG 10^5 squared": (lambda: png_of(100_000, 100_000, bytes(100)), 422, "smaller than its header"),
     "PNG of many chunks": (_many_chunks, 413, "too many chunks"),
+    "JPEG of many scans": (lambda: _many_scans(), 413, "too many scans"),
     "truncated PNG": (lambda: picture_bytes()[:-20], 422, "truncated or damaged"),
     "truncated JPEG": (lambda: picture_bytes("JPEG")[:-60], 422, "truncated or damaged"),
     "colours for a grey model": (lambda: picture_bytes(colour=True), 422, "coloured"),

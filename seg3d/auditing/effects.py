@@ -4,6 +4,7 @@ Each side is a matrix of scores, one row per seed and one column per case; the c
 the rows are independent of each other. A score of a side is its mean + seed + case + rest, all but the mean by chance
 (two-way random effects, one score per cell). What both sides share of a case cancels in the difference A - B, so five
 levels are left: seeds of A, seeds of B, the cases' differences, and the rest of either side (interplay and noise).
+Columns must be independent of each other, too: several scans of a patient are made one by :func:`mean_within_groups`.
 
 Sources: Searle, Casella and McCulloch, Variance components (1992), section 4.3, for the estimates by analysis of
 variance; Owen, The pigeonhole bootstrap (Annals of Applied Statistics 1, 2007), for resampling rows and columns apart,
@@ -14,7 +15,7 @@ remedy: resample estimated effects, level by level, after scaling each to its un
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ Array = npt.NDArray[np.float64]
 MOST = 100_000  # seeds or cases beyond which nobody will train or collect
 _ROUNDING = 1e-12  # relative to the largest score: below it a difference is arithmetic, not an effect
 _BLOCK = 1_000_000  # values that are resampled at a time
+_POWER = 0.8  # share of studies that see a true difference; 80 % is what studies are usually planned for
+_AIM = "half of the difference with a power of 80 %"
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """What it takes to see half the difference: seeds per side, or else cases, and a clause that says so."""
+    """What it takes to see half the difference in 80 % of studies: seeds per side, or else cases; a clause says so."""
 
     seeds: int | None
     cases: int | None
@@ -109,6 +112,21 @@ def mean_over_labels(values: Array) -> Array:
     number = usable.sum(axis=1)
     total = np.where(usable, values, 0.0).sum(axis=2)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def mean_within_groups(scores: Array, groups: Sequence[Hashable]) -> Array:
+    """Scores (runs, groups) from finite scores (runs, cases): means over the cases of each group, in order.
+
+    Several scans of a patient are no independent cases: an interval that takes them for such is far too narrow. Means
+    of patients are independent, whatever the scans of one have in common.
+
+    Args:
+        scores: One row per run.
+        groups: By case, what is equal for cases of one group only.
+    """
+    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    of_case = np.array([number[group] for group in groups])
+    return np.stack([scores[:, of_case == i].mean(axis=1) for i in number.values()], axis=1)
 
 
 def decompose(a: Array, b: Array) -> Effects:
@@ -211,32 +229,48 @@ def superiority(
     return float(np.mean(gain > 0) + np.mean(gain == 0) / 2)
 
 
-def needed_for_half(effects: Effects) -> Needed:
-    """What would show half of the difference found: a 95 % interval whose half width is less than that.
+def needed_for_half(effects: Effects, unit: str = "cases") -> Needed:
+    """What would show half of the difference found with a power of 80 %: in four of five studies of that size.
 
-    The variances are taken as found, so with few seeds the answer is rough. Seeds are per side, with as many cases as
-    there are; where no number of them suffices, the cases that would do with seeds without end.
+    A study shows a difference when its 95 % interval leaves out 0. An interval that is just as wide as the difference
+    is large would do so in half of the studies only. The variances are taken as found, so with few seeds the answer is
+    rough. Seeds are per side, with as many cases as there are; where no number of them suffices, the cases that would
+    do with seeds without end.
+
+    Args:
+        effects: Two sides taken apart.
+        unit: What to call the columns of the scores.
+
+    Source: Snedecor and Cochran, Statistical methods, on the size of a sample: the smallest difference seen is
+    (t of 0.975 + t of the power) times the standard error.
     """
     if effects.difference == 0:
         return Needed(None, None, "there is no difference of which to see half")
     if not effects.seed_noise_known:
         return Needed(None, None, "seed noise is unknown, so the seeds needed are too")
     target, cases = abs(effects.difference) / 2, effects.cases.effects.size
-    seeds = _first(lambda numbers: half_width(effects, numbers) < target)
+    seeds = _first(lambda numbers: smallest_seen(*planned_error(effects, numbers)) < target)
     if seeds is not None:
-        return Needed(seeds, None, f"{seeds} seeds per side are needed to see half of the difference")
+        return Needed(seeds, None, f"{seeds} seeds per side are needed to see {_AIM}")
     # beyond every number of seeds, the cases are the only level left
-    enough = _first(lambda numbers: _t95(numbers - 1) * np.sqrt(effects.cases.variance / numbers) < target)
+    enough = _first(lambda numbers: smallest_seen(np.sqrt(effects.cases.variance / numbers), numbers - 1.0) < target)
     if enough is not None and enough <= cases:
-        return Needed(None, None, f"more than {MOST} seeds per side are needed to see half of the difference")
+        return Needed(None, None, f"more than {MOST} seeds per side are needed to see {_AIM}")
     about = f"more than {MOST}" if enough is None else f"about {enough}"
-    return Needed(None, enough, f"no number of seeds suffices with these {cases} cases: {about} cases are needed")
+    why = f"with these {cases} {unit} no number of seeds suffices to see {_AIM}: {about} {unit} are needed"
+    return Needed(None, enough, why)
 
 
-def half_width(effects: Effects, seeds: npt.NDArray[np.int64]) -> Array:
-    """Half width of the 95 % interval that each number of seeds per side would give with the cases there are.
+def smallest_seen(standard_error: Any, df: Any) -> Array:
+    """The true difference that 80 % of studies see, given the standard error of theirs and its degrees of freedom."""
+    return np.asarray((special.stdtrit(df, 0.975) + special.stdtrit(df, _POWER)) * standard_error)
 
-    By Satterthwaite's approximation alone, within some percent of what :func:`estimate` would find.
+
+def planned_error(effects: Effects, seeds: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """Standard error, and its degrees of freedom, for each number of seeds per side with the cases there are.
+
+    By Satterthwaite's approximation alone: the interval planned so is within some percent of what :func:`estimate`
+    would find.
 
     Args:
         effects: Two sides taken apart; both have several seeds.
@@ -248,7 +282,7 @@ def half_width(effects: Effects, seeds: npt.NDArray[np.int64]) -> Array:
         parts.append((of_seeds.variance / seeds, seeds - 1))
         parts.append((rest.variance / (seeds * cases), (seeds - 1) * (cases - 1)))
     total = np.asarray(sum(part for part, _ in parts), dtype=np.float64)
-    return np.where(total > 0, _t95(_satterthwaite(parts)) * np.sqrt(total), 0.0)
+    return np.sqrt(total), np.asarray(_satterthwaite(parts))
 
 
 def _side(scores: Array, rounding: float) -> tuple[Level, Level]:
@@ -310,10 +344,6 @@ def _satterthwaite(parts: list[tuple[Any, Any]]) -> Any:
     total = sum(part for part, _ in parts)
     uncertainty = sum(np.square(part) / df for part, df in parts)
     return np.maximum(np.divide(np.square(total), uncertainty, out=np.ones_like(total), where=uncertainty > 0), 1.0)
-
-
-def _t95(df: Any) -> Any:
-    return special.stdtrit(df, 0.975)  # much faster than stats.t.ppf
 
 
 def _first(suffices: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]) -> int | None:

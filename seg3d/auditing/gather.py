@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.auditing.differences import differences, first_difference
+from seg3d.auditing.means import SCORES, means_alike
 from seg3d.auditing.plan import AuditFolder, Cell
+from seg3d.auditing.scores import ScoredRun
 from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import is_reproducible, verdict
 from seg3d.digest import sha256_arrays
@@ -26,28 +28,35 @@ from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import RunFolder, read_json, read_metrics
 from seg3d.training.trace import read_trace
 
-SCORES = ("Dice", "IoU")
-
 
 def gather(folder: AuditFolder) -> dict[str, Any]:
     """JSON of an audit whose runs are all done: scores, spreads, digests, where runs part, and a verdict.
 
+    All runs are measured by the same cases and labels, see :func:`seg3d.auditing.means.means_alike`. ``scored`` says
+    whether ``labels`` names labels or regions, ``scored_cases`` how many cases the means are over, and ``left_out`` why
+    others are not in them.
+
     Raises:
-        RunError: Runs have other test cases, or a folder is damaged.
+        RunError: Runs have other test cases or references, or a folder is damaged.
     """
     plan = folder.read_plan()
     runs = [_describe(folder, cell) for cell in plan.cells]
     _refuse_other_data(folder, runs)
-    names = runs[0]["labels"]
-    setups = {setup: _setup(folder, [run for run in runs if run["setup"] == setup], names) for setup in plan.setups}
+    scored = [ScoredRun(folder.run(cell).path, read_json(folder.run(cell).test_scores)) for cell in plan.cells]
+    means = means_alike(scored, [cell.setup for cell in plan.cells])
+    runs = [run | {"scores": scores} for run, scores in zip(runs, means.runs, strict=True)]
+    setups = {setup: _setup(folder, [run for run in runs if run["setup"] == setup]) for setup in plan.setups}
     disagreement = disagreeing_voxels(folder, plan.setups)
     found = {
         "study": plan.config["name"],
         "plan_sha256": plan.digest,
         "vary": plan.vary,
-        "labels": names,
+        "scored": means.structures.kind,
+        "labels": means.structures.names,
         "test_cases": runs[0]["cases"],
-        "runs": [{key: value for key, value in run.items() if key not in ("labels", "cases")} for run in runs],
+        "scored_cases": means.cases,
+        "left_out": means.left_out,
+        "runs": [{key: value for key, value in run.items() if key != "cases"} for run in runs],
         "setups": setups,
         "disagreement": disagreement,
         "time_ratio": _time_ratio(setups),
@@ -59,8 +68,7 @@ def gather(folder: AuditFolder) -> dict[str, Any]:
 def _describe(folder: AuditFolder, cell: Cell) -> dict[str, Any]:
     """What one run gave."""
     run = folder.run(cell)
-    result, summary = read_json(run.result), read_json(run.test_scores)
-    maps = label_maps(run)
+    result, maps = read_json(run.result), label_maps(run)
     return {
         "cell": cell.name,
         "setup": cell.setup,
@@ -73,29 +81,21 @@ def _describe(folder: AuditFolder, cell: Cell) -> dict[str, Any]:
         "predictions_sha256": sha256_arrays({case: read_volume(path).data for case, path in maps.items()}),
         "training_seconds": sum(row["seconds"] for row in read_metrics(run)),
         "best_score": result["best_score"],
-        "scores": _scores(summary),
-        "labels": {label: entry["name"] for label, entry in summary["per_label"].items()},
         "cases": sorted(maps),
     }
-
-
-def _scores(summary: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Mean over the test cases of each score by label, and over the labels as ``"mean"``."""
-    found = {label: {score: _number(means[score]) for score in SCORES} for label, means in summary["mean"].items()}
-    return found | {"mean": {score: _number(summary["foreground_mean"][score]) for score in SCORES}}
 
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _setup(folder: AuditFolder, runs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, Any]:
+def _setup(folder: AuditFolder, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the runs of one set-up have in common and where they part."""
     folders = [folder.cells / run["cell"] for run in runs]
     return {
         "scores": {
             label: {score: asdict(spread_of([run["scores"][label][score] for run in runs])) for score in SCORES}
-            for label in (*names, "mean")
+            for label in runs[0]["scores"]
         },
         "distinct_weights": len({run["weights_sha256"] for run in runs}),
         "distinct_predictions": len({run["predictions_sha256"] for run in runs}),
@@ -211,7 +211,7 @@ def _environment(folder: AuditFolder, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def write_tables(folder: AuditFolder, found: Mapping[str, Any]) -> None:
-    """``runs.csv``, ``cases.csv`` and ``layers.csv``."""
+    """``runs.csv`` and ``layers.csv``."""
     runs = []
     for run in found["runs"]:
         scores = {
@@ -220,14 +220,8 @@ def write_tables(folder: AuditFolder, found: Mapping[str, Any]) -> None:
             for score, value in of_label.items()
         }
         runs.append({key: value for key, value in run.items() if key != "scores"} | scores)
-    cases = [
-        {"cell": cell.name, "setup": cell.setup, "case": row["case"], "label": found["labels"][label], **metrics}
-        for cell in folder.read_plan().cells
-        for row in read_json(folder.run(cell).test_scores)["metric_per_case"]
-        for label, metrics in row["metrics"].items()
-    ]
     layers = [{"setup": setup, **layer} for setup, of in found["setups"].items() for layer in of["layers"]]
-    for name, rows in (("runs", runs), ("cases", cases), ("layers", layers)):
+    for name, rows in (("runs", runs), ("layers", layers)):
         write_rows(folder.path / f"{name}.csv", rows)
 
 

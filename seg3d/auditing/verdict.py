@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_SCORE = {"label": "foreground Dice", "region": "region Dice"}  # as seg3d evaluate calls them
+
 
 def verdict(found: Mapping[str, Any]) -> str:
     """One sentence on an audit: which set-ups gave the same bits, and how far the others spread.
@@ -24,18 +26,25 @@ def is_reproducible(found: Mapping[str, Any]) -> bool:
 
 def _of_setup(setup: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     runs = sum(run["setup"] == setup for run in found["runs"])
-    dice = of["scores"]["mean"]["Dice"]
+    dice, over = of["scores"]["mean"]["Dice"], _over(found)
     if _is_one(of):
-        return f"{runs} {setup} runs gave the same bits (Dice {_number(dice['mean'])}, SD 0)"
+        return f"{runs} {setup} runs gave the same bits (Dice {_number(dice['mean'])}, SD 0{over})"
     seeds = ", each with its own seed," if found["vary"] == "seed" and setup != "random" else ""
     text = (
         f"{runs} {setup} runs{seeds} gave {of['distinct_weights']} different networks and "
-        f"{of['distinct_predictions']} different predictions: mean foreground Dice "
+        f"{of['distinct_predictions']} different predictions: {_SCORE[found['scored']]} "
         f"{_number(dice['mean'])}, SD {_number(dice['sd'])}, from {_number(dice['low'])} to {_number(dice['high'])}"
+        f"{over}"
     )
     if setup == "deterministic" and found["vary"] == "nothing":
         return f"NOT REPRODUCIBLE: {text}"
     return text
+
+
+def _over(found: Mapping[str, Any]) -> str:
+    """Over how many test cases the mean is, where some do not count."""
+    counted, cases = found["scored_cases"]["mean"], len(found["test_cases"])
+    return "" if counted == cases else f", over the {counted} of {cases} test cases with a score in every run"
 
 
 def _is_one(of: Mapping[str, Any]) -> bool:

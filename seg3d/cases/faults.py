@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg3d.cases.case import Case, Dataset
+from seg3d.cases.placement import placement_notes
 from seg3d.errors import DataError, Fault
 from seg3d.io import (
     ImageHeader,
@@ -23,7 +24,6 @@ from seg3d.io import (
     describe_undeclared,
     fit_channels,
     is_picture,
-    is_placed,
     read_header,
     read_label_map,
     read_volume,
@@ -54,8 +54,8 @@ def find_faults(dataset: Dataset) -> list[Fault]:
     """All faults and notes, sorted by case; every voxel is read once, a few cases at a time.
 
     Notes are allowed but told: a case without label map or without foreground, two cases with the same image, pictures
-    whose alpha channel is dropped, that viewers show turned, or that are not all of one bit depth, a scan that does not
-    say how the patient lies.
+    whose alpha channel is dropped, that viewers show turned, or that are not all of one bit depth, and what
+    :func:`~seg3d.cases.placement.placement_notes` tells of scans.
     """
     faults = list(dataset.faults)
     if not dataset.cases:
@@ -97,10 +97,8 @@ def _check(case: Case, dataset: Dataset) -> _Findings:
     digest, read = hashlib.sha256(), 0
     if len(known) == len(headers):
         faults += _channel_faults(case, known, dataset)
-    if known and not is_placed(known[0]):
-        what, got = "the header does not say how the patient lies", "sform and qform code 0"
-        fix = "Its axes are taken to run to the left, front and head: if they do not, set its sform."
-        faults.append(Fault(f"{case.case_id} {known[0].path}", "no_orientation", what, got, fix=fix, note=True))
+    if known:  # the others lie where the first does, or that is told
+        faults += placement_notes(case.case_id, known[0])
     for header in known:
         volume = _image(case, header, dataset, found)
         if volume is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import difflib
 import json
 import re
 from collections import Counter
@@ -14,11 +14,11 @@ from typing import Any
 from seg3d.cases.case import Case, Dataset
 from seg3d.cases.folders import read_folders
 from seg3d.cases.regions import DeclaredRegion, Region, find_regions, nnunet_regions
+from seg3d.cases.tables import read_table
 from seg3d.errors import ConfigError, DataError, Fault
 from seg3d.io import SUFFIXES, image_stem, is_picture
 
 LAYOUTS = ("auto", "msd", "nnunet", "table", "folders")
-_RESERVED = ("case", "label", "group", "patient")
 
 
 def read_dataset(
@@ -47,7 +47,8 @@ def read_dataset(
         labels: Label values by name; else as the dataset says.
         ignore_label: Label value that counts nowhere; else as the dataset says.
         group_pattern: Regular expression whose first group, found in a case name, is its patient.
-        groups: Groups by case name; they go before ``group_pattern``.
+        groups: Groups by case name; they go before ``group_pattern``. A name that no case has is a fault, unless every
+            case has a group here, so that none can have been meant: then it is a note.
         regions: Sets of labels that are predicted instead of single labels; else as the dataset says.
 
     Raises:
@@ -56,7 +57,7 @@ def read_dataset(
     """
     kind = _find_layout(source, layout, bool(folders_images))
     if kind == "table":
-        found = _read_table(source)
+        found = read_table(source)
     elif kind == "folders":
         found = read_folders(source, folders_images, folders_label, folders_negatives)
     else:
@@ -71,7 +72,9 @@ def read_dataset(
         channels=found.channels if channels is None else tuple(channels),
         labels=dict(sorted(chosen.items(), key=lambda item: (item[1], item[0]))),
         ignore_label=ignored,
-        faults=tuple(sorted({*faults, *_duplicates(cases), *_label_faults(source, chosen)})),
+        faults=tuple(
+            sorted({*faults, *_duplicates(cases), *_label_faults(source, chosen), *_group_faults(cases, groups or {})})
+        ),
         regions=masks,
     )
 
@@ -119,7 +122,7 @@ def _json_file(source: Path) -> Path:
 def _read_json(source: Path, layout: str) -> Dataset:
     path = _json_file(source)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark first
     except (OSError, ValueError) as error:
         raise DataError("dataset.json cannot be read", where=path, got=error) from error
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
@@ -131,8 +134,13 @@ def _read_json(source: Path, layout: str) -> Dataset:
 
 def _read_msd(path: Path, content: dict[str, Any]) -> Dataset:
     cases, faults = [], []
-    for number, entry in enumerate(content.get("training", [])):
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+    entries = content.get("training", [])
+    if not isinstance(entries, list):
+        raise DataError(
+            "training of dataset.json is no list", where=path, got=entries, expected='[{"image": ...}, ...]'
+        )
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not _is_label(entry):
             faults.append(_entry_fault(path, f"training[{number}]", entry, '{"image": ..., "label": ...}'))
             continue
         image = path.parent / entry["image"]
@@ -140,7 +148,7 @@ def _read_msd(path: Path, content: dict[str, Any]) -> Dataset:
         cases.append(Case(image_stem(image), (image,), label, ""))
     try:
         labels = {str(name): int(value) for value, name in content["labels"].items()}
-        channels = tuple(str(name) for _, name in sorted(content.get("modality", {"0": "image"}).items(), key=_number))
+        channels = _channel_names(content.get("modality", {"0": "image"}))
     except (ValueError, AttributeError) as error:
         raise DataError("labels or modality of dataset.json cannot be read", where=path, got=error) from error
     return Dataset(
@@ -150,7 +158,12 @@ def _read_msd(path: Path, content: dict[str, Any]) -> Dataset:
 
 def _read_nnunet(path: Path, content: dict[str, Any]) -> Dataset:
     names = content.get("channel_names", content.get("modality", {"0": "image"}))
-    channels = tuple(str(name) for _, name in sorted(names.items(), key=_number))
+    try:
+        channels = _channel_names(names)
+    except AttributeError as error:
+        raise DataError(
+            "channel_names of dataset.json cannot be read", where=path, got=names, expected='{"0": "CT", ...}'
+        ) from error
     labels, declared, faults = nnunet_regions(content, str(path))
     ignore = labels.get("ignore")
     regions, wrong = find_regions(declared, labels, ignore, str(path))
@@ -205,7 +218,7 @@ def _file_count(numbers: set[int], ending: str, channels: int) -> int:
 def _explicit_cases(root: Path, entries: dict[str, Any]) -> tuple[list[Case], list[Fault]]:
     cases, faults = [], []
     for case, entry in sorted(entries.items()):
-        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list):
+        if not isinstance(entry, dict) or not isinstance(entry.get("images"), list) or not _is_label(entry):
             faults.append(
                 _entry_fault(root / "dataset.json", f"dataset.{case}", entry, '{"images": [...], "label": ...}')
             )
@@ -213,30 +226,6 @@ def _explicit_cases(root: Path, entries: dict[str, Any]) -> tuple[list[Case], li
         label = root / entry["label"] if entry.get("label") else None
         cases.append(Case(case, tuple(root / str(image) for image in entry["images"]), label, ""))
     return cases, faults
-
-
-def _read_table(path: Path) -> Dataset:
-    """Columns ``case``, ``label``, ``group`` (or ``patient``) are optional; every other column is a channel."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
-    channels = tuple(column for column in columns if column not in _RESERVED)
-    if not channels:
-        raise DataError(
-            "the table has no column with images", where=path, got=", ".join(columns), expected="case, image, label"
-        )
-    cases, faults = [], []
-    for number, row in enumerate(rows, start=2):
-        if any(not row.get(channel) for channel in channels) or None in row:
-            faults.append(_entry_fault(path, f"line {number}", list(row.values()), f"a path for {', '.join(channels)}"))
-            continue
-        images = tuple(path.parent / row[channel] for channel in channels)
-        label = path.parent / row["label"] if row.get("label") else None
-        cases.append(
-            Case(row.get("case") or image_stem(images[0]), images, label, row.get("group") or row.get("patient") or "")
-        )
-    return Dataset(path.stem, tuple(cases), channels, {}, None, path, tuple(faults))
 
 
 def _grouped(case: Case, pattern: str | None, groups: Mapping[str, str]) -> Case:
@@ -252,6 +241,19 @@ def _grouped(case: Case, pattern: str | None, groups: Mapping[str, str]) -> Case
             )
         group = match[1]
     return replace(case, group=group or case.case_id)
+
+
+def _group_faults(cases: Sequence[Case], groups: Mapping[str, str]) -> list[Fault]:
+    """Names in ``data.groups`` that no case has: a patient whose scan was meant would part between train and test."""
+    names = {case.case_id for case in cases}
+    without = {name.lower(): name for name in sorted(names - set(groups))}
+    faults = []
+    for key in sorted(set(groups) - names):
+        meant = difflib.get_close_matches(key.lower(), without, n=1)
+        fix = f"Did you mean {without[meant[0]]}?" if meant else "Correct or remove it."
+        what, got = "no case has this name", f"group {groups[key]}"
+        faults.append(Fault(f"data.groups.{key}", "unknown_case", what, got, fix=fix, note=not without))
+    return faults
 
 
 def _duplicates(cases: Sequence[Case]) -> list[Fault]:
@@ -284,6 +286,16 @@ def _label_faults(source: Path, labels: Mapping[str, int]) -> list[Fault]:
 
 def _entry_fault(path: Path, place: str, got: object, expected: str) -> Fault:
     return Fault(f"{path} {place}", "bad_entry", "the entry cannot be read", str(got), expected)
+
+
+def _is_label(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry's label map is a path or left out."""
+    return not entry.get("label") or isinstance(entry["label"], str)
+
+
+def _channel_names(names: Any) -> tuple[str, ...]:
+    """Names of channels in the order of their numbers, from ``{"0": "CT", ...}``."""
+    return tuple(str(name) for _, name in sorted(names.items(), key=_number))
 
 
 def _number(item: tuple[str, Any]) -> tuple[int, str]:

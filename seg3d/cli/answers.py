@@ -104,10 +104,12 @@ class _ManyAgainst(TyperCommand):
 
 @app.command(cls=_ManyAgainst)
 def compare(
-    a: Annotated[list[Path], typer.Argument(metavar="A...", help="Run folders or audits, several seeds each.")],
+    a: Annotated[list[Path], typer.Argument(metavar="A...", help="Runs, audits, or files of scores; several seeds.")],
     against: Annotated[list[Path], typer.Option("--against", metavar="B...", help="Those of the other side.")],
     metric: Annotated[str, typer.Option(help="Dice, HD95_mm or another.")] = "Dice",
-    label: Annotated[str | None, typer.Option(help="Value or name of a label instead of the mean over all.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Value or name of a label, or name of a region, instead of the mean over all.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE.json", help="Write the result.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -264,7 +264,9 @@ class PrepareSection(Section):
     normalise: tuple[NormalisationSection, ...] = Field(
         default=(NormalisationSection(kind="zscore"),), min_length=1, description="one for all channels or one for each"
     )
-    workers: Size | None = Field(default=None, description="processes that prepare scans; null: one for each CPU core")
+    workers: Size | None = Field(
+        default=None, description="processes that prepare scans; null: one for each usable core"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -296,7 +296,7 @@ class PredictSection(Section):
     )
     memory_gib: Positive | None = Field(
         default=None,
-        description="memory that tiles are chosen for, GiB of the process, no hard limit; null: half of what is free",
+        description="memory of the process that tiles may take, GiB; null: half of what is free, 4/5 on a GPU",
     )
     step: Annotated[Float, Field(gt=0, le=1)] = Field(
         default=0.5, description="distance of blended tiles as a share of their size"

@@ -74,6 +74,7 @@ class Config(Section):
             *self._slice_faults(),
             *self._augment_faults(),
             *self._attention_faults(),
+            *self._memory_faults(),
             *self._tiling_faults(),
             *self._queue_faults(),
             *self._folder_faults(),
@@ -156,6 +157,14 @@ class Config(Section):
             return []
         return [Fault("predict.attention", "wrong_value", "this network has no gates", fix="model.kind attention_unet")]
 
+    def _memory_faults(self) -> list[Fault]:
+        if self.predict.memory_gib is None or self.predict.backend == "torch":
+            return []
+        what = f"how much memory {self.predict.backend} takes is not known: no limit can be held"
+        return [
+            Fault("predict.memory_gib", "wrong_value", what, str(self.predict.memory_gib), "null, or backend torch")
+        ]
+
     def _tiling_faults(self) -> list[Fault]:
         """Exact tiles of networks whose answer for a voxel depends on the tile."""
         reasons = []
@@ -220,5 +229,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "data.folders": ("data.folders", "data.layout"),
+    "predict.memory_gib": ("predict.memory_gib", "predict.backend"),
     "predict.tiling": ("predict.tiling", "predict.backend", "model.norm", "model.kind"),
 }

@@ -120,7 +120,7 @@ def plan_exact(job: Job, tile: Shape | None, memory: int) -> ExactTiles:
         pieces = math.prod(map(len, cut)) * job.views
         plane = 0 if pieces == 1 else 4 * cost.outputs * job.size[1] * job.size[2]
         slab = _slab(job, tile, plane, memory - needed)
-        least = min(least, needed + plane * job.geometry.stride[0])
+        least = min(least, needed + plane * min(2 * job.geometry.stride[0], job.size[0]))
         if slab:
             ranges = aligned_ranges(job.size[0], slab, job.geometry.stride[0])
             work = _work(job, 0, ranges) * _work(job, 1, cut[0]) * _work(job, 2, cut[1]) * (1 + 0.5 / chunk)
@@ -139,7 +139,10 @@ def _slab(job: Job, tile: Shape | None, plane: int, memory: float) -> int:
     wanted = job.size[0] if tile is None else max(tile[0], stride)
     if memory < 0:
         return 0
-    return wanted if not plane else min(wanted, int(memory / plane) // stride * stride)
+    if not plane or (wanted >= job.size[0] and job.size[0] * plane <= memory):
+        return wanted
+    # the slab that was handed on before is still held by whoever took it
+    return min(wanted, int(memory / (2 * plane)) // stride * stride)
 
 
 def fit_blended(
@@ -157,11 +160,12 @@ def fit_blended(
     As asked for if that fits; else one at a time; else smaller ones.
 
     Raises:
-        ConfigError: Not even the smallest tile fits; it says what would do.
+        ConfigError: The network takes no tiles of that size, or not even the smallest tile fits; it says what would do.
     """
     stride = _stride(network)
     if not stride:
         return tile, batch_size  # a network of a user's own, whose forward may not be for trying out
+    _refuse_unfit(network, tile, margin, stride)
     while True:
         held, sums = _blended_bytes(forward, tile, margin, size, channels)
         for batch in range(batch_size, 0, -1):
@@ -172,6 +176,21 @@ def fit_blended(
         if smaller is None:
             raise too_little(needed, memory)
         tile = smaller
+
+
+def _refuse_unfit(network: nn.Module, tile: Shape, margin: Shape, stride: int) -> None:
+    inner = network.network if isinstance(network, Planar) else network
+    lost = getattr(inner, "margin", 0)
+    for axis in range(3) if inner is network else (1, 2):
+        given = tile[axis] + 2 * margin[axis]
+        if given != fitting_size(given, stride, lost):
+            raise ConfigError(
+                "the network takes no tiles of this size",
+                where="predict.tile_size, sampling.patch_size",
+                got=tile[axis],
+                expected=f"{fitting_size(given, stride, lost) - 2 * margin[axis]}, or less by multiples of {stride}",
+                fix="In an ensemble a tile size has to fit every network.",
+            )
 
 
 def refuse_small_memory(

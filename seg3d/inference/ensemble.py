@@ -127,8 +127,7 @@ def binary_entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def member_probabilities(
-    networks: Sequence[nn.Module],
-    window: SlidingWindow,
+    members: Sequence[tuple[nn.Module, SlidingWindow]],
     image: torch.Tensor,
     outside: Sequence[float],
     dropout: McDropout | None,
@@ -137,18 +136,18 @@ def member_probabilities(
     """Each member's probabilities ``(output, x, y, z)``, one after the other.
 
     Args:
-        networks: Each gives one answer, or as many as there are passes of dropout.
-        window: How the image is tiled.
+        members: Networks, each with how it tiles the image; each gives one answer, or as many as there are passes of
+            dropout.
         image: ``(channel, x, y, z)``.
         outside: Value of each channel beyond the volume.
         dropout: Sample dropout; the number of the pass runs on from network to network.
         scan: Name of the scan in the keys of the masks.
     """
     if dropout is None:
-        for network in networks:
+        for network, window in members:
             yield window.probabilities(network, image, outside)
         return
-    for first, network in enumerate(networks):
+    for first, (network, window) in enumerate(members):
         for number in range(first * dropout.passes, (first + 1) * dropout.passes):
             seed = derived_seed(dropout.seed, "mc-dropout", scan, number)
             yield _sampled(network, window, image, outside, seed)

@@ -105,7 +105,8 @@ def input_range(axis: int, part: Range, size: int, geometry: Geometry, margin: S
     start, stop = part
     stride, halo, lost = geometry.stride[axis], geometry.halo[axis], margin[axis]
     if not geometry.padded and geometry.reach[axis]:  # valid convolutions take some sizes only
-        return start - lost, start - lost + fitting_size(stop - start + 2 * lost, stride, lost)
+        begin = start // stride * stride  # in a mirrored view a part may begin anywhere
+        return begin - lost, begin - lost + fitting_size(stop - begin + 2 * lost, stride, lost)
     return max(0, start - halo) - lost, min(size, stop + halo) + lost
 
 

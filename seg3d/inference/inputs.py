@@ -39,7 +39,8 @@ def find_scans(inputs: Sequence[Path], channels: int) -> list[Scan]:
         channels: Channels of the model.
 
     Raises:
-        DataError: An input does not exist, holds no image, a channel is missing, or two scans have the same name.
+        DataError: An input does not exist, holds no image, a channel is missing, or two scans have the same name, or
+            the same channel two files: those of two folders may be of two patients.
     """
     files = [file for path in inputs for file in _expand(path)]
     scans = [_whole(file) for file in files] if channels == 1 else _group(files, channels)
@@ -77,7 +78,15 @@ def _group(files: Sequence[Path], channels: int) -> list[Scan]:
             whole.append(_whole(file))
             continue
         name = answer_name(file.with_name(f"{match['case']}{file.name[len(stem) :]}"))
-        found.setdefault(name, {})[int(match["channel"])] = file
+        parts, channel = found.setdefault(name, {}), int(match["channel"])
+        if channel in parts:
+            raise DataError(
+                f"two files are channel {channel} of one scan",
+                where=name,
+                got=f"{parts[channel]} and {file}",
+                fix="Scans of the same name in several folders: predict one folder at a time, or rename them.",
+            )
+        parts[channel] = file
     for name, parts in found.items():
         if sorted(parts) != list(range(channels)):
             raise DataError(

@@ -20,9 +20,11 @@ from seg3d.inference.budget import room_for_maps
 from seg3d.inference.cleanup import clean_up
 from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities, sampling_dropout
 from seg3d.inference.precision import PrecisionChoice, check_precision, label_maps
-from seg3d.inference.sliding import Choice, SlidingWindow, evaluating, slab_axis
+from seg3d.inference.sliding import Choice, SlidingWindow, evaluating, ran_out_of_memory, slab_axis
 from seg3d.preparation import Prepared, Recipe, prepare_image, restore_probability
 from seg3d.volume import Volume
+
+_FEW_PLANES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,8 @@ class Predictor:
         device: Where it is computed.
         keep_largest: Labels of which only the largest component is kept.
         min_size_ml: Smallest volume of a component by label.
-        others: Further members of the ensemble; they have the first one's channels, labels and preparation.
+        others: Further members of the ensemble, each with how it tiles a volume; they have the first one's channels,
+            labels and preparation.
         mc_dropout: Sample the dropout of each network instead of leaving it out.
         regions: What each output is where it is no label; the window then has sigmoid probabilities.
         attention: Also give the attention coefficients of the first network.
@@ -75,7 +78,7 @@ class Predictor:
     device: torch.device
     keep_largest: tuple[int, ...] = ()
     min_size_ml: Mapping[int, float] = field(default_factory=dict)
-    others: tuple[nn.Module, ...] = ()
+    others: tuple[tuple[nn.Module, SlidingWindow], ...] = ()
     mc_dropout: McDropout | None = None
     regions: tuple[Region, ...] = ()
     attention: bool = False
@@ -135,7 +138,19 @@ class Predictor:
             prepared: The scan.
             probabilities: As :meth:`predict`.
             name: As :meth:`predict`.
+
+        Raises:
+            DataError: The networks' answer is no number, or memory runs out whatever the tiles.
         """
+        try:
+            return self._answer(prepared, probabilities, name)
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            fix = "Leave predict.probabilities out, predict with fewer runs at once, or give the machine more memory."
+            raise DataError("memory ran out, whatever the size of tiles", got=error, fix=fix) from error
+
+    def _answer(self, prepared: Prepared, probabilities: bool, name: str) -> Prediction:
         spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
         kept = [output for output, called in enumerate(self._names) if probabilities and called != 0]
         whole, precision = self._assembled(prepared, name, spread, kept)
@@ -160,8 +175,10 @@ class Predictor:
         axis = slab_axis(self.network)
         whole = Assembler(prepared.way_back, axis, self._decide, self._dtype, kept)
         seen: list[torch.Tensor] = []
-        for planes in self._answers(prepared, name, spread):
-            whole.add(planes.cpu().numpy())
+        for planes in self._answers(prepared, name, spread, len(kept)):
+            self._refuse_no_numbers(planes)
+            for few in planes.split(_FEW_PLANES, dim=1):  # where they are resampled, they grow
+                whole.add(few.cpu().numpy())
             if checked:
                 seen.append(label_maps(planes, self.window.activation))
         if not checked:
@@ -174,7 +191,22 @@ class Predictor:
 
     @property
     def _in_float32(self) -> Predictor:
-        return replace(self, window=replace(self.window, precision="fp32"))
+        (_, window), *others = [(network, replace(window, precision="fp32")) for network, window in self._members]
+        return replace(self, window=window, others=tuple(others))
+
+    @property
+    def _members(self) -> list[tuple[nn.Module, SlidingWindow]]:
+        """All networks with their windows."""
+        return [(self.network, self.window), *self.others]
+
+    def _refuse_no_numbers(self, planes: torch.Tensor) -> None:
+        """Refuse probabilities that are no numbers, whose most probable class would be the background."""
+        if not bool(torch.isfinite(planes.sum())):
+            raise DataError(
+                "the network answers with values that are no numbers",
+                got=f"computed in {self.precision}",
+                fix="Predict in float32 (train.precision=fp32); if it answers so there, too, the training has failed.",
+            )
 
     @property
     def _names(self) -> tuple[int | str, ...]:
@@ -185,33 +217,41 @@ class Predictor:
     def _dtype(self) -> np.dtype[Any]:
         return np.min_scalar_type(max(self.labels))
 
-    def _answers(self, prepared: Prepared, name: str, spread: Spread | None) -> Iterator[torch.Tensor]:
+    def _answers(self, prepared: Prepared, name: str, spread: Spread | None, kept: int) -> Iterator[torch.Tensor]:
         """The (mean) probabilities in slabs, the slab axis first; those of an ensemble come as one."""
         image, outside = self._input(prepared)
         if spread is None:
-            for _, planes in self.window.slabs(self.network, image, outside, device=self.device):
+            window = _limited(self.window, self._beside_answer(prepared, kept))
+            for _, planes in window.slabs(self.network, image, outside, device=self.device):
                 yield planes
             return
-        networks = (self.network, *self.others)
-        window = self._beside_maps(prepared)
-        for member in member_probabilities(networks, window, image.to(self.device), outside, self.mc_dropout, name):
+        limit = self._beside_maps(prepared, kept)
+        members = [(network, _limited(window, limit)) for network, window in self._members]
+        for member in member_probabilities(members, image.to(self.device), outside, self.mc_dropout, name):
             spread.add(member)
             del member  # not held while the next one is computed
         yield spread.mean.movedim(slab_axis(self.network) + 1, 1)
 
-    def _beside_maps(self, prepared: Prepared) -> SlidingWindow:
-        """The window for one of several answers: what they come to is held for the whole scan.
+    def _beside_answer(self, prepared: Prepared, kept: int) -> int | None:
+        """The limit of memory for tiles, beside a label map and ``kept`` probability maps on the scan's own grid."""
+        limit, voxels = self.window.memory_bytes, math.prod(prepared.way_back.source.shape)
+        if limit is None or self.device.type != "cpu":
+            return limit
+        return limit - voxels * (self._dtype.itemsize + 4 * kept)
+
+    def _beside_maps(self, prepared: Prepared, kept: int) -> int | None:
+        """The limit of memory for tiles of one of several answers: what they come to is held for the whole scan.
 
         Raises:
             ConfigError: ``predict.memory_gib`` is too small for that.
         """
-        limit, voxels = self.window.memory_bytes, math.prod(prepared.grid.shape)
+        limit, voxels = self._beside_answer(prepared, kept), math.prod(prepared.grid.shape)
         if limit is None:
-            return self.window
+            return None
         answer = 4 * len(self._names) * voxels
         # the answer, mean and spread of each output; entropy, what is worked with, and the maps on the scan's own grid
         most = 3 * answer + 5 * 4 * max(voxels, math.prod(prepared.way_back.source.shape))
-        return replace(self.window, memory_bytes=room_for_maps(self.device, limit, answer, most))
+        return room_for_maps(self.device, limit, answer, most)
 
     def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:
         """The image, and what each channel is beyond it."""
@@ -249,3 +289,7 @@ class Predictor:
             "mutual_information": restore(spread.mutual_information),
             "sd": sd,
         }
+
+
+def _limited(window: SlidingWindow, limit: int | None) -> SlidingWindow:
+    return window if limit is None else replace(window, memory_bytes=limit)

@@ -35,7 +35,6 @@ Tiling = Literal["auto", "exact", "blended"]
 _log = logging.getLogger(__name__)
 _HOLES = 4  # times the memory in use, that a heap which keeps what is freed may grow to
 _SMALLEST_MAPPED = 1 << 20
-_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
 @contextmanager
@@ -180,15 +179,24 @@ class SlidingWindow:
                 while (part := _next(attempt, mode(network))) is not None:
                     start, values = part
                     fresh = values[:, done - start :]
+                    if not fresh.shape[1]:
+                        continue  # after memory ran out, tiles begin where they must
                     done += fresh.shape[1]
                     if self.advance is not None:
                         self.advance(fresh.shape[1], turned.shape[0])
                     yield start + values.shape[1] - fresh.shape[1], fresh
-            except _OUT_OF_MEMORY as error:
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not ran_out_of_memory(error):
+                    raise
                 if self.as_asked and turned.blended:
                     raise tiles_do_not_fit(error) from error
                 memory //= 2
                 _log.warning("memory ran out (%s): going on with at most %.2f GiB for tiles", error, memory / 2**30)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too small; on the CPU torch has no error of its own for that."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _next(slabs: Slabs, mode: AbstractContextManager[None]) -> tuple[int, torch.Tensor] | None:

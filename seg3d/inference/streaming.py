@@ -87,7 +87,13 @@ class _Fork:
             yield self._kept[-1]
 
     def take(self, count: int) -> torch.Tensor:
-        """The next ``count`` planes."""
+        """The next ``count`` planes.
+
+        Raises:
+            ValueError: The image is of a size that the network does not take.
+        """
+        if count < 0:
+            raise ValueError(f"the coarser level has {-count} planes more than the finer one")
         parts: list[torch.Tensor] = []
         while count:
             part = self._kept.popleft()  # the coarser levels look further, so they have asked for it before

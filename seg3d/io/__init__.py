@@ -11,22 +11,21 @@ from seg3d.io.files import (
     read_volume,
     write_like,
 )
-from seg3d.io.header import ImageHeader, PictureFacts
+from seg3d.io.header import ImageHeader, PictureFacts, Placement
 from seg3d.io.labels import count_labels, describe_undeclared
-from seg3d.io.nifti import is_placed
 from seg3d.io.picture import fit_channels
 
 __all__ = [
     "SUFFIXES",
     "ImageHeader",
     "PictureFacts",
+    "Placement",
     "answer_name",
     "count_labels",
     "describe_undeclared",
     "fit_channels",
     "image_stem",
     "is_picture",
-    "is_placed",
     "read_header",
     "read_image",
     "read_label_map",

@@ -14,6 +14,21 @@ from seg3d.errors import DataError
 from seg3d.volume import Grid, Shape
 
 
+@dataclass(frozen=True)
+class Placement:
+    """What the header of a scan says, beyond its grid, about where it lies.
+
+    Attributes:
+        placed: Whether it says how the patient lies in it.
+        unit: Of its lengths; those of the grid are millimetres.
+        disagreement: How a second orientation that it gives differs from that of the grid; empty if none does.
+    """
+
+    placed: bool = True
+    unit: str = "mm"
+    disagreement: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageHeader:
     """Size, place and voxel type of an image file.
@@ -26,6 +41,7 @@ class ImageHeader:
         format: ``"nifti"``, ``"nrrd"`` or ``"picture"``.
         native: The header of the library that reads the format, with whose codes an answer is written; of a picture
             its :class:`PictureFacts`.
+        placement: What it says about its place beyond the grid.
     """
 
     path: Path
@@ -34,6 +50,7 @@ class ImageHeader:
     dtype: np.dtype[Any]
     format: str
     native: Any = field(repr=False)
+    placement: Placement = Placement()
 
 
 @dataclass(frozen=True)

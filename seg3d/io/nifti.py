@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid, truncated
+from seg3d.io.header import ImageHeader, Placement, check_size, check_spacing, checked_grid, truncated
 from seg3d.io.packed import DEFLATE_LIMIT, PIECE, read_to_end, skip
+from seg3d.volume import Grid
 
 SUFFIXES = (".nii", ".nii.gz")
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _IMAGES: dict[Any, Any] = {nib.Nifti1Header: nib.Nifti1Image, nib.Nifti2Header: nib.Nifti2Image}
+_UNITS = {1: ("metre", 1e3), 3: ("micron", 1e-3)}  # codes and millimetres; unknown ones count as millimetres
+_NO_FORM = (ValueError, nib.spatialimages.HeaderDataError)
 
 
 def read_nifti_header(path: Path) -> ImageHeader:
@@ -44,9 +47,11 @@ def read_nifti_header(path: Path) -> ImageHeader:
     check_size(path, needed, room, shape)
     try:
         affine = native.get_best_affine()
-    except (ValueError, nib.spatialimages.HeaderDataError) as error:
+    except _NO_FORM as error:
         raise DataError("the orientation in the header cannot be read", where=path, got=error) from error
-    return ImageHeader(path, checked_grid(path, shape, affine), channels, dtype.newbyteorder("="), "nifti", native)
+    grid = checked_grid(path, shape, _in_mm(native, affine))
+    kind = dtype.newbyteorder("=")
+    return ImageHeader(path, grid, channels, kind, "nifti", native, _placement(native, grid))
 
 
 def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
@@ -73,17 +78,11 @@ def read_nifti_voxels(header: ImageHeader) -> NDArray[Any]:
     return _scaled(header.path, np.moveaxis(shaped, -1, 0).astype(header.dtype, copy=False), native)
 
 
-def is_placed(header: ImageHeader) -> bool:
-    """Whether a file says how the patient lies in it; without, NIfTI takes axes to run to the left, front and head.
-
-    Args:
-        header: Of any format; only NIfTI can leave it open.
-    """
-    return header.format != "nifti" or bool(header.native["sform_code"] or header.native["qform_code"])
-
-
 def write_nifti_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None:
-    """Write ``(x, y, z)`` with the affine, codes and units of a header; the same content gives the same bytes."""
+    """Write ``(x, y, z)`` with the affine, codes and units of a header; the same content gives the same bytes.
+
+    Numbers of the affine are those of the file, in its own unit.
+    """
     native = header.native.copy()
     native.extensions.clear()  # they may hold DICOM fields that name the patient
     native.set_data_shape(data.shape)
@@ -96,6 +95,43 @@ def write_nifti_like(path: Path, data: NDArray[Any], header: ImageHeader) -> Non
     raw = image.to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if _is_compressed(path) else raw)
+
+
+def _unit(native: Any) -> tuple[str, float]:
+    """The unit of the header's lengths, and its millimetres."""
+    return _UNITS.get(int(native["xyzt_units"]) & 7, ("mm", 1.0))
+
+
+def _in_mm(native: Any, affine: NDArray[Any]) -> NDArray[np.float64]:
+    scaled = np.array(affine, dtype=np.float64)
+    scaled[:3] *= _unit(native)[1]
+    return scaled
+
+
+def _placement(native: Any, grid: Grid) -> Placement:
+    placed = bool(native["sform_code"] or native["qform_code"])
+    return Placement(placed, _unit(native)[0], _disagreement(native, grid))
+
+
+def _disagreement(native: Any, grid: Grid) -> str:
+    """How the qform differs from the sform, which the grid is of; empty if there are not both.
+
+    By less than half a voxel and a hundredth of a spacing it does not: rounding of its quaternion may come to that.
+    """
+    if not (native["sform_code"] and native["qform_code"]):
+        return ""
+    forms = native.copy()
+    forms["pixdim"][0] = forms["pixdim"][0] or 1  # as the standard says
+    try:
+        other = Grid(grid.shape, _in_mm(native, forms.get_qform()))
+    except _NO_FORM:
+        return "the qform cannot be read"
+    apart = grid.distance_mm(other)
+    alike = np.allclose(grid.spacing_mm, other.spacing_mm, rtol=0.01, atol=0)
+    if alike and apart <= min(grid.spacing_mm) / 2:
+        return ""
+    sizes = [" x ".join(f"{mm:.4g}" for mm in one.spacing_mm) for one in (grid, other)]
+    return f"voxels of {sizes[0]} mm by the sform, {sizes[1]} mm by the qform, up to {apart:.4g} mm apart"
 
 
 def _is_compressed(path: Path) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, check_size, check_spacing, checked_grid, truncated
+from seg3d.io.header import ImageHeader, Placement, check_size, check_spacing, checked_grid, truncated
 from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
 SUFFIXES = (".nrrd",)
@@ -26,6 +27,7 @@ _SCALARS = (
     *(sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkInt16, sitk.sitkUInt32, sitk.sitkInt32),
     *(sitk.sitkUInt64, sitk.sitkInt64, sitk.sitkFloat32, sitk.sitkFloat64),
 )
+_MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")  # or none that is told
 _LARGEST_HEADER = 1 << 20
 _BEST_RATIO = {"raw": 1, "gzip": DEFLATE_LIMIT, "gz": DEFLATE_LIMIT}  # bytes of voxels that a byte can stand for
 _BEST_RATIO |= dict.fromkeys(("hex", "text", "txt", "ascii"), 4)  # the shortest number of 8 bytes: "0 "
@@ -38,7 +40,8 @@ def read_nrrd_header(path: Path) -> ImageHeader:
     Raises:
         DataError: The file is missing, is no NRRD, or its header cannot be true.
     """
-    _check_text_header(path)
+    fields = _check_text_header(path)
+    _refuse_other_units(path, fields)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO")
@@ -54,7 +57,36 @@ def read_nrrd_header(path: Path) -> ImageHeader:
     affine[:3, 3] = reader.GetOrigin()
     grid = checked_grid(path, tuple(reader.GetSize()), _LPS_TO_RAS @ affine)
     probe = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], _scalar_type(reader)))
-    return ImageHeader(path, grid, reader.GetNumberOfComponents(), probe.dtype, "nrrd", reader)
+    placement = Placement(_is_placed(reader, fields))
+    return ImageHeader(path, grid, reader.GetNumberOfComponents(), probe.dtype, "nrrd", reader, placement)
+
+
+def _is_placed(reader: sitk.ImageFileReader, fields: Mapping[str, str]) -> bool:
+    """Whether the axes have directions, in a space that names the patient's sides; ITK has turned those that do."""
+    named = reader.HasMetaDataKey("NRRD_space") and reader.GetMetaData("NRRD_space") == "left-posterior-superior"
+    return named and "space directions" in fields
+
+
+def _refuse_other_units(path: Path, fields: Mapping[str, str]) -> None:
+    """ITK, which would also write the answer, takes all lengths for millimetres."""
+    units = _words(fields.get("space units", ""))
+    # axes that are no space, as colours, have no spacing
+    spacings = [*fields.get("spacings", "").lower().split(), *["nan"] * 16]
+    units += [unit for unit, one in zip(_words(fields.get("units", "")), spacings, strict=False) if one != "nan"]
+    others = [unit for unit in units if unit.lower() not in _MILLIMETRES]
+    if others:
+        raise DataError(
+            "the unit of lengths cannot be used",
+            where=path,
+            got=others[0],
+            expected="mm",
+            fix="Give spacing, directions and origin in mm, or save it as NIfTI, which may be in micron or metre.",
+        )
+
+
+def _words(text: str) -> list[str]:
+    """The words of a field, each in quotation marks or none."""
+    return [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', text)]
 
 
 def read_nrrd_voxels(header: ImageHeader) -> NDArray[Any]:
@@ -100,8 +132,8 @@ def item_size(kind: str) -> int | None:
     return next((_ITEM_SIZE[name] for name in spellings if name in _ITEM_SIZE), None)
 
 
-def _check_text_header(path: Path) -> None:
-    """Compare the promised voxels with the file's size, which ITK does only after allocating them."""
+def _check_text_header(path: Path) -> dict[str, str]:
+    """The header's fields; the promised voxels are compared with the file's size, which ITK does after allocating."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LARGEST_HEADER)
@@ -127,6 +159,7 @@ def _check_text_header(path: Path) -> None:
     if encoding in ("gz", "gzip"):
         _refuse_skips(path, fields)
         _check_gzip(path, start, needed)
+    return fields
 
 
 def _text_fields(path: Path, raw: bytes) -> tuple[dict[str, str], int]:

@@ -75,7 +75,7 @@ def read_png_samples(header: ImageHeader) -> NDArray[Any]:
     _check_stream(header, raw)
     facts, (width, height, _) = header.native, header.grid.shape
     if facts.bits == 16 and header.channels == 3:
-        return read_by_itk(header.path, "PNGImageIO")
+        return read_by_itk(header, "PNGImageIO")
     if facts.bits == 16 and facts.alpha:
         # two samples of 16 bits are stored as four of 8 bits are; Pillow would throw the lower halves away
         return _decoded(header.path, _relabelled(raw, 8, _RGBA)).view(">u2").astype(np.uint16)

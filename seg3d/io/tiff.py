@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, PREDICTOR
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
@@ -25,6 +26,8 @@ _BROKEN = (
 )
 _COLOURS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 _ALPHA = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+_DEFLATE = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
+_ORIENTATION = 274  # the tag that says how viewers are to show it: 1 is as it stands
 _SLACK = 1024
 _LOSSLESS = {  # with how many bytes one byte can stand for at most
     COMPRESSION.NONE: 1,
@@ -54,7 +57,7 @@ def read_tiff_header(path: Path) -> ImageHeader:
                 int(page.bitspersample),
                 alpha,
                 page.photometric == PHOTOMETRIC.PALETTE,
-                int(page.tags.valueof(274, 1)) != 1,
+                int(page.tags.valueof(_ORIENTATION, 1)) != 1,
             )
             dtype = np.dtype(np.uint8) if page.dtype == np.bool_ else np.dtype(page.dtype).newbyteorder("=")
     except DataError:
@@ -75,7 +78,7 @@ def read_tiff_samples(header: ImageHeader) -> NDArray[Any]:
             page: Any = file.pages[0]
             _check_segments(header.path, file, page)
             by_itk = page.compression == COMPRESSION.LZW  # which tifffile leaves to another package
-            array = read_by_itk(header.path, "TIFFImageIO") if by_itk else page.asarray()
+            array = read_by_itk(header, "TIFFImageIO") if by_itk else page.asarray()
             planar = page.axes.startswith("S") and not by_itk
             white_is_zero = page.photometric == PHOTOMETRIC.MINISWHITE and page.dtype.kind in "bu"
     except DataError:
@@ -125,22 +128,57 @@ def _check_kind(path: Path, page: Any) -> None:
         raise DataError(
             "the compression cannot be used",
             where=path,
-            got=getattr(page.compression, "name", page.compression),
+            got=_name(page.compression),
             expected=", ".join(kind.name for kind in _LOSSLESS),
             fix="Save it without compression, or with deflate or LZW.",
         )
     if page.photometric not in _COLOURS:
-        got = getattr(page.photometric, "name", page.photometric)
-        raise DataError("the colours cannot be used", where=path, got=got, expected="grey or RGB", fix="Convert it.")
+        got, fix = _name(page.photometric), "Convert it."
+        raise DataError("the colours cannot be used", where=path, got=got, expected="grey or RGB", fix=fix)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise DataError("the pixel type cannot be used", where=path, got=page.dtype, expected="integers or reals")
-    if page.compression == COMPRESSION.LZW and (page.photometric not in _COLOURS[::2] or page.bitspersample < 8):
+    doubts = list(_lzw_doubts(page) if page.compression == COMPRESSION.LZW else _doubts(page))
+    if doubts:
         raise DataError(
-            "LZW is read for grey and RGB pictures of 8 bits and more only",
+            "the TIFF is of a kind that cannot be read",
             where=path,
-            got=f"{page.photometric.name}, {page.bitspersample} bits",
-            fix="Save it without compression, or with deflate.",
+            got=f"{_name(page.compression)}, {', '.join(doubts)}",
+            fix="Convert it: save it upright, without tiles, predictor and compression.",
         )
+
+
+def _name(code: Any) -> str:
+    """What a code stands for, or its number: tifffile gives a plain one where a tag is absent."""
+    return str(getattr(code, "name", code))
+
+
+def _lzw_doubts(page: Any) -> Iterator[str]:
+    """What ITK, which unpacks LZW, does not know or gives back as something else."""
+    samples, grey = page.samplesperpixel, page.photometric == PHOTOMETRIC.MINISBLACK
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    if not (grey or page.photometric == PHOTOMETRIC.RGB):
+        yield _name(page.photometric)
+    if (grey and samples != 1) or (page.photometric == PHOTOMETRIC.RGB and samples < 3):
+        yield f"{samples} samples"
+    if page.bitspersample not in (8, 16, 32) or (page.dtype.kind == "f" and page.bitspersample != 32):
+        yield f"{page.dtype} of {page.bitspersample} bits"
+    if orientation != 1:  # of which it turns some
+        yield f"orientation {orientation}"
+    if page.is_tiled:
+        yield "tiles"
+    if samples > 1 and page.planarconfig != PLANARCONFIG.CONTIG:
+        yield "planes"
+
+
+def _doubts(page: Any) -> Iterator[str]:
+    """What tifffile leaves to another package, or reads in another way than libtiff has written it."""
+    deflated = page.compression in _DEFLATE
+    if page.predictor not in ((PREDICTOR.NONE, PREDICTOR.HORIZONTAL) if deflated else (PREDICTOR.NONE,)):
+        yield f"predictor {_name(page.predictor)}"
+    if deflated and page.fillorder != 1:
+        yield f"fill order {page.fillorder}"
+    if page.bitspersample not in (1, 8, 16, 32, 64):
+        yield f"{page.bitspersample} bits"
 
 
 def _layout(path: Path, page: Any) -> tuple[int, int, int]:
@@ -164,7 +202,7 @@ def _check_extent(path: Path, page: Any, shape: tuple[int, int, int]) -> None:
 
 def _check_segments(path: Path, file: tifffile.TiffFile, page: Any) -> None:
     """Unpack every strip or tile once without keeping it: tifffile unpacks them to their end, whatever they hold."""
-    if page.compression not in (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE):
+    if page.compression not in _DEFLATE:
         return
     rows, columns, *rest = page.chunks
     values = columns * math.prod(rest) * (rows if page.is_tiled else min(rows, page.imagelength))

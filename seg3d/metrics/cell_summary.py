@@ -7,31 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from seg3d.metrics.cells import REPORTED, CellScore, mean_score
-from seg3d.metrics.summary import interval, plain
+from seg3d.metrics.interval import Bootstrap, plain
 
 PerThreshold = Mapping[float, CellScore]
 
 
 def summarise_cells(
-    per_case: Mapping[str, PerThreshold], name: str, *, resamples: int = 2000, seed: int = 0
+    per_case: Mapping[str, PerThreshold], name: str, bootstrap: Bootstrap | None = None
 ) -> dict[str, Any]:
     """Scores at 0.5 with intervals over cases, mean scores by threshold, and the best threshold of each score.
 
     Args:
         per_case: Scores by case and threshold; each case has 0.5.
         name: Name of the cells' label.
-        resamples: Resamples of the bootstrap over cases.
-        seed: Its seed.
+        bootstrap: How intervals are made.
     """
     cases = [per_case[case] for case in sorted(per_case)]
-    at_half = [scores[REPORTED].named() for scores in cases]
+    at_half = {case: per_case[case][REPORTED].named() for case in sorted(per_case)}
+    bootstrap = bootstrap or Bootstrap()
     shared = set.intersection(*(set(scores) for scores in cases)) if cases else set()
     means = {threshold: mean_score([scores[threshold] for scores in cases]) for threshold in sorted(shared)}
     metrics = CellScore(*[math.nan] * 6).named()
     return {
         "name": name,
         "cases": len(cases),
-        "at_0.5": {m: interval([score[m] for score in at_half], resamples, seed, "cells", m) for m in metrics},
+        "at_0.5": {
+            m: bootstrap.interval({case: score[m] for case, score in at_half.items()}, "cells", m) for m in metrics
+        },
         "by_threshold": {f"{threshold:g}": plain_scores(mean) for threshold, mean in means.items()},
         "best_one_threshold": {m: _best(means, m) for m in ("V_Rand", "V_Info")},
     }

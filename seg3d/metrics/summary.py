@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
 
-import numpy as np
-
-from seg3d.keyed import keyed
 from seg3d.metrics.case import LabelScore
+from seg3d.metrics.interval import SHARE, SIGNED, SIZE, Bootstrap, mean_of, plain
 from seg3d.metrics.lesions import Lesions
 from seg3d.metrics.negatives import negative_scores
 from seg3d.metrics.overlap import Overlap
@@ -32,6 +29,10 @@ METRICS: dict[str, Callable[[LabelScore], float]] = {
     "ReferenceVolume_mL": lambda s: s.reference_volume_ml,
     "VolumeError_mL": lambda s: s.volume_error_ml,
 }
+# ends of intervals; of the others a share's
+_BOUNDS = dict.fromkeys(("HD95_mm", "HD95_elements_mm", "ASSD_mm", "Volume_mL", "ReferenceVolume_mL"), SIZE) | {
+    "VolumeError_mL": SIGNED
+}
 COUNTS: dict[str, Callable[[LabelScore], int]] = {
     "TP": lambda s: s.overlap.tp,
     "FP": lambda s: s.overlap.fp,
@@ -47,8 +48,7 @@ def summarise(
     label_names: Mapping[int, str],
     *,
     tolerance_mm: float,
-    resamples: int = 2000,
-    seed: int = 0,
+    bootstrap: Bootstrap | None = None,
 ) -> dict[str, Any]:
     """A JSON summary; ``None`` stands for undefined and ``"inf"`` for an infinite distance.
 
@@ -56,42 +56,39 @@ def summarise(
         per_case: Scores by case and label.
         label_names: Names of the foreground labels.
         tolerance_mm: Tolerance of the surface Dice.
-        resamples: Resamples of the bootstrap over cases.
-        seed: Its seed.
+        bootstrap: How intervals are made.
 
     Raises:
         KeyError: A case lacks one of the labels.
-
-    Source: Efron and Tibshirani, An introduction to the bootstrap (1993), chapter 13, for the interval.
     """
+    bootstrap = bootstrap or Bootstrap()
     labels, cases = sorted(label_names), sorted(per_case)
-    per_label = {
-        str(label): _label_entry(label, label_names[label], [per_case[case][label] for case in cases], resamples, seed)
-        for label in labels
-    }
-    mean = {str(label): _means([per_case[case][label] for case in cases]) for label in labels}
-    of_case = [_mean([per_case[case][label].overlap.dice for label in labels]) for case in cases]
+    by_label = {label: {case: per_case[case][label] for case in cases} for label in labels}
+    mean = {str(label): _means(list(scores.values())) for label, scores in by_label.items()}
+    of_case = {case: mean_of([per_case[case][label].overlap.dice for label in labels]) for case in cases}
     return {
         "metric_per_case": [
             {"case": case, "metrics": {str(label): _metrics(per_case[case][label]) for label in labels}}
             for case in cases
         ],
         "mean": {label: {name: plain(value) for name, value in m.items()} for label, m in mean.items()},
-        "foreground_mean": {name: plain(_mean([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
-        "foreground_dice": interval(of_case, resamples, seed, "foreground_dice"),
-        "per_label": per_label,
+        "foreground_mean": {name: plain(mean_of([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
+        "foreground_dice": bootstrap.interval(of_case, "foreground_dice"),
+        "per_label": {
+            str(label): _label_entry(label, label_names[label], scores, bootstrap) for label, scores in by_label.items()
+        },
         "pooled_over_all_voxels_of_all_cases": {
-            str(label): _pooled([scores[label] for scores in per_case.values()]) for label in labels
+            str(label): _pooled(list(scores.values())) for label, scores in by_label.items()
         },
         "negatives": negative_scores(per_case, label_names),
-        "positives": _positive_scores(per_case, label_names, resamples, seed),
+        "positives": _positive_scores(by_label, label_names, bootstrap),
         "cases": len(per_case),
-        "rules": _rules(tolerance_mm, resamples),
+        "rules": _rules(tolerance_mm, bootstrap.resamples),
     }
 
 
-def _label_entry(label: int, name: str, scores: Sequence[LabelScore], resamples: int, seed: int) -> dict[str, Any]:
-    empty = [score.empty for score in scores]
+def _label_entry(label: int, name: str, scores: Mapping[str, LabelScore], bootstrap: Bootstrap) -> dict[str, Any]:
+    empty = [score.empty for score in scores.values()]
     entry: dict[str, Any] = {
         "name": name,
         "cases": len(scores),
@@ -101,26 +98,26 @@ def _label_entry(label: int, name: str, scores: Sequence[LabelScore], resamples:
         "reference_empty": empty.count("reference"),
     }
     for metric, value in METRICS.items():
-        entry[metric] = interval([value(score) for score in scores], resamples, seed, metric, label)
+        values = {case: value(score) for case, score in scores.items()}
+        entry[metric] = bootstrap.interval(values, metric, label, bounds=_BOUNDS.get(metric, SHARE))
     return entry
 
 
 def _positive_scores(
-    per_case: PerCase, label_names: Mapping[int, str], resamples: int, seed: int
+    by_label: Mapping[int, Mapping[str, LabelScore]], label_names: Mapping[int, str], bootstrap: Bootstrap
 ) -> dict[str, dict[str, Any]]:
     """Dice by label over the cases whose reference has it, for the labels that some reference has not."""
     found = {}
-    for label, name in sorted(label_names.items()):
-        scores = [per_case[case][label] for case in sorted(per_case)]
-        having = [score for score in scores if score.empty in ("none", "prediction")]
+    for label, scores in by_label.items():
+        having = {case: s.overlap.dice for case, s in scores.items() if s.empty in ("none", "prediction")}
         if len(having) < len(scores):
-            dice = interval([score.overlap.dice for score in having], resamples, seed, "positives", label)
-            found[str(label)] = {"name": name, "cases": len(having), "Dice": dice}
+            dice = bootstrap.interval(having, "positives", label)
+            found[str(label)] = {"name": label_names[label], "cases": len(having), "Dice": dice}
     return found
 
 
 def _means(scores: Sequence[LabelScore]) -> dict[str, float]:
-    return {name: _mean([value(score) for score in scores]) for name, value in {**METRICS, **COUNTS}.items()}
+    return {name: mean_of([value(score) for score in scores]) for name, value in {**METRICS, **COUNTS}.items()}
 
 
 def _metrics(score: LabelScore) -> dict[str, Any]:
@@ -148,35 +145,6 @@ def _pooled(scores: Sequence[LabelScore]) -> dict[str, Any]:
     return {name: plain(value) for name, value in ratios.items()} | voxels | {"Lesions": found}
 
 
-def interval(values: Sequence[float], resamples: int, seed: int, *key: str | int) -> dict[str, Any]:
-    """Mean, percentile bootstrap interval and median over the cases where the value is defined and finite."""
-    finite = np.array([value for value in values if math.isfinite(value)])
-    interval = None
-    if finite.size > 1:
-        chosen = keyed(seed, "bootstrap", *key).integers(finite.size, size=(resamples, finite.size))
-        interval = [float(v) for v in np.percentile(finite[chosen].mean(axis=1), (2.5, 97.5))]
-    return {
-        "mean": plain(_mean(values)),
-        "ci95": interval,
-        "median": float(np.median(finite)) if finite.size else None,
-        "n": int(finite.size),
-        "n_infinite": sum(math.isinf(value) for value in values),
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean over the defined, finite values; ``nan`` without any. ``fsum`` rounds once, in whatever order."""
-    finite = [value for value in values if math.isfinite(value)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
-
-
-def plain(value: float) -> float | str | None:
-    """What JSON knows."""
-    if math.isnan(value):
-        return None
-    return "inf" if math.isinf(value) else float(value)
-
-
 def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
     return {
         "both_empty": "prediction and reference empty: every ratio but Accuracy and every distance is undefined (null) "
@@ -185,7 +153,9 @@ def _rules(tolerance_mm: float, resamples: int) -> dict[str, str]:
         "means": "over cases with a defined, finite value; n says how many, n_infinite how many were infinite",
         "foreground_mean": "mean over labels of the means over cases",
         "foreground_dice": "mean over cases of each case's mean Dice over its defined labels",
-        "ci95": f"percentile bootstrap over cases, {resamples} resamples; null with fewer than two cases",
+        "ci95": "percentile bootstrap over cases, or over the groups (patients) that the dataset names (groups: how "
+        f"many, if fewer); {resamples} resamples, stretched by Student's t for few, within the score's "
+        "bounds; null with fewer than two",
         "pooled_over_all_voxels_of_all_cases": "from summed voxel counts: large lesions count more than small ones; "
         "not comparable with means over cases",
         "surface": "HD95_mm and ASSD_mm: between surface voxels, which have a face neighbour outside (as MONAI); "

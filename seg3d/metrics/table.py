@@ -15,7 +15,8 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         for label, metrics in case["metrics"].items():
             flat = {k: v for k, v in metrics.items() if k != "Lesions"}
             flat |= {f"Lesions_{k}": v for k, v in metrics["Lesions"].items()}
-            found.append({"case": case["case"], "label": label, "name": summary["per_label"][label]["name"], **flat})
+            name = summary["per_label"][label]["name"]
+            found.append({"case": case["case"], "kind": "label", "label": label, "name": name, **flat})
     return found
 
 
@@ -32,6 +33,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines += [f"worst: {case}  {name}  Dice {dice:.3f}" for dice, case, name in _worst(summary)]
     lines.append("empty: cases in which neither prediction nor reference has the label; they give no score")
     lines.append("inf: cases in which one of them has not; their distance is infinite and not in the mean")
+    lines += [f"WARNING: {warning['text']}" for warning in summary.get("warnings", [])]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from seg3d.preparation.pipeline import (
     Prepared,
+    find_lost,
     prepare_image,
     prepare_label,
     prepare_weights,
@@ -23,6 +24,7 @@ __all__ = [
     "Separation",
     "SlabResampler",
     "WayBack",
+    "find_lost",
     "prepare_image",
     "prepare_label",
     "prepare_weights",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg3d.errors import DataError
+from seg3d.label_index import CutOff, find_cut_off
 from seg3d.preparation.crop import find_crop
 from seg3d.preparation.normalise import as_stored, normalise
 from seg3d.preparation.recipe import Recipe
@@ -122,6 +123,12 @@ def prepare_weights(label: NDArray[Any], recipe: Recipe, ignore_label: int | Non
 def prepare_label(label: Volume, way_back: WayBack) -> NDArray[Any]:
     """A label map ``(x, y, z)`` on the prepared grid of its image."""
     return resample_label(way_back.cut(label.data[0]), way_back.prepared)
+
+
+def find_lost(label: Volume, way_back: WayBack, classes: Sequence[int]) -> tuple[CutOff, ...]:
+    """The classes of a label map of which the crop of its image leaves nothing of a lesion."""
+    turned = way_back.turned(label.data[0])
+    return () if way_back.cropped == turned.shape else find_cut_off(turned, way_back.box, classes)
 
 
 def restore_label(label: NDArray[Any], way_back: WayBack) -> NDArray[Any]:

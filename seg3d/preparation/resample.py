@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import sparse
 
+from seg3d.io import count_labels
+from seg3d.preparation.components import Components, keep_components
 from seg3d.volume import Grid, Shape, Spacing, bounding_box
 
 Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 
 def resampled_shape(grid: Grid, spacing_mm: Spacing) -> Shape:
@@ -53,14 +54,16 @@ def resample_probability(values: NDArray[np.float32], shape: Shape) -> NDArray[n
 def resample_label(label: NDArray[Any], shape: Shape) -> NDArray[Any]:
     """A label map ``(x, y, z)`` with ``shape`` voxels and none but its own values.
 
-    Each voxel takes the label with the largest interpolated share. A connected component that would lose all its voxels
-    keeps the one where its share is largest, so that small objects survive.
+    Each voxel takes the label with the largest interpolated share. Then small objects are kept: a connected component
+    (26 neighbours) that would lose all its voxels gets one, where its label's share is largest, but never the last one
+    of another component; it then gets the best beside it. Components of one label that fall into one voxel share it.
+    One is lost only where all these are the last of others, or hold its label already.
     """
     if label.shape == shape:
         return label.copy(order="K")
     found = np.zeros(shape, dtype=label.dtype)
     best = np.ones(shape, dtype=np.float32)  # share of the background: what the others leave
-    values = np.flatnonzero(np.bincount(label.ravel(order="K"))).tolist()
+    values = list(count_labels(label))
     if values == [0]:
         return found
     masks = {value: _Mask.of(label == value) for value in values if value != 0}
@@ -70,8 +73,11 @@ def resample_label(label: NDArray[Any], shape: Shape) -> NDArray[Any]:
         share, place = _share(mask, shape)
         won = share > best[place]
         found[place][won], best[place][won] = value, share[won]
-    for value, mask in masks.items():
-        _keep_components(mask, found, value)
+    parts = {
+        value: Components(mask.inside, tuple(part.start for part in mask.box), mask.shape, shape)
+        for value, mask in masks.items()
+    }
+    keep_components(found, parts, lambda value: resample_probability(masks[value].whole(), shape))
     return found
 
 
@@ -195,20 +201,3 @@ def _share(mask: _Mask, shape: Shape) -> tuple[NDArray[np.float32], tuple[slice,
         place.append(slice(int(rows[0]), int(rows[-1]) + 1))
         weights.append(touched[place[-1]])
     return _apply(mask.inside.astype(np.float32), weights), tuple(place)
-
-
-def _keep_components(mask: _Mask, found: NDArray[Any], value: int) -> None:
-    """Give each component of a class that has no voxel in ``found`` the voxel of its largest share."""
-    components, _ = ndimage.label(mask.inside, structure=_CONNECTIVITY_26)
-    first = [part.start for part in mask.box]
-    ratio = np.array(mask.shape) / np.array(found.shape)
-    share: NDArray[np.float32] | None = None
-    for number, box in enumerate(ndimage.find_objects(components), start=1):
-        inside = np.argwhere(components[box] == number) + [a + part.start for a, part in zip(first, box, strict=True)]
-        near = np.clip(np.floor((inside + 0.5) / ratio), 0, np.array(found.shape) - 1).astype(np.int64)
-        if (found[tuple(near.T)] == value).any():
-            continue
-        if share is None:  # most label maps lose nothing
-            share = resample_probability(mask.whole(), found.shape)
-        best = near[int(share[tuple(near.T)].argmax())]
-        found[tuple(best)] = value

@@ -43,16 +43,17 @@ class WayBack:
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
         """A source array ``(x, y, z)`` as a view of the crop in RAS+ order."""
-        return self.turned(array)[self._box]
+        return self.turned(array)[self.box]
 
     def whole(self, cropped: NDArray[Any], outside: float) -> NDArray[Any]:
         """A crop ``(x, y, z)`` in RAS+ order put back: the source's array, ``outside`` beyond the crop."""
         array: NDArray[Any] = np.full(self.source.shape, outside, dtype=cropped.dtype)
-        self.turned(array)[self._box] = cropped
+        self.turned(array)[self.box] = cropped
         return array
 
     @property
-    def _box(self) -> tuple[slice, ...]:
+    def box(self) -> tuple[slice, ...]:
+        """The crop in RAS+ order."""
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.cropped, strict=True))
 
     def as_dict(self) -> dict[str, Any]:

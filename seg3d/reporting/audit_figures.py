@@ -34,20 +34,25 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def score_figure(found: Mapping[str, Any]) -> Figure:
-    """Dice and IoU of each label by set-up: a box for each set-up and a point for each run.
+    """Dice and IoU of each label or region by set-up: a box for each set-up and a point for each run.
+
+    Each mean is over the cases that have a score in every run of the audit; where these are not all, the titles tell.
 
     Args:
         found: What :func:`seg3d.auditing.gather.gather` collected.
     """
-    labels = dict(found["labels"])
+    labels, cases = dict(found["labels"]), len(found["test_cases"])
+    whole = all(found["scored_cases"][label] == cases for label in labels)
     figure = Figure(figsize=(2.6 * len(labels) + 2.2, 6.2), layout="constrained")
     panels = figure.subplots(2, len(labels), squeeze=False)
     for row, score in zip(panels, ("Dice", "IoU"), strict=True):
         for axes, (label, name) in zip(row, labels.items(), strict=True):
             values = {setup: of["scores"][label][score]["values"] for setup, of in found["setups"].items()}
             _draw_boxes(axes, values)
-            axes.set_title(f"{name}: {score}", fontsize=10)
-        row[0].set_ylabel(f"{score}, mean over {len(found['test_cases'])} test cases")
+            counted = "" if whole else f"\n{found['scored_cases'][label]} of {cases} cases"
+            axes.set_title(f"{name}: {score}{counted}", fontsize=10)
+        over = f"{cases} test cases" if whole else "cases with a score in every run"
+        row[0].set_ylabel(f"{score}, mean over {over}")
     return figure
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from seg3d.io import read_header
 from seg3d.io.header import ImageHeader
 from seg3d.io.nrrd import item_size
-from seg3d.serving.packed import check_gzip, check_gzip_start, check_png
+from seg3d.serving.packed import check_gzip, check_gzip_start, check_jpeg, check_png
 from seg3d.serving.refusals import Refusal
 
 FORMATS = ("NIfTI", "NRRD", "PNG", "JPEG")
@@ -83,6 +83,8 @@ def checked_header(path: Path, most_voxels: int) -> ImageHeader:
             check_gzip(path, nrrd.bytes, nrrd.start)
     if path.suffix == ".png":
         check_png(path)
+    if path.suffix == ".jpg":
+        check_jpeg(path)
     if path.suffix == ".gz":
         check_gzip_start(path)
     header = read_header(path)

@@ -20,6 +20,8 @@ _SLACK = 1 << 20  # some writers pad
 _LONGEST_REMARK = 4096  # file name and comment in a gzip header, which readers take byte by byte
 _MOST_CHUNKS = 1 << 17
 _PNG_SIGNATURE = 8
+_JPEG_SCAN = b"\xff\xda"
+_MOST_SCANS = 100  # progressive pictures have about ten
 
 
 @contextmanager
@@ -80,6 +82,20 @@ def check_png(path: Path) -> None:
         for kind, begin, length in chunks:
             if kind == b"IDAT":
                 count = _unpack_piece(stream, raw[begin : begin + length], count, most)
+
+
+def check_jpeg(path: Path) -> None:
+    """Refuse a JPEG of very many scans: a reader computes the whole picture for each, and some bytes make one.
+
+    Raises:
+        Refusal: 413.
+    """
+    with mapped(path) as raw:
+        scans, place = 0, raw.find(_JPEG_SCAN)
+        while place >= 0 and scans <= _MOST_SCANS:  # within a scan's data no marker stands
+            scans, place = scans + 1, raw.find(_JPEG_SCAN, place + 2)
+    if scans > _MOST_SCANS:
+        raise Refusal(413, "the picture has too many scans", expected=f"at most {_MOST_SCANS}", fix="Save it as PNG.")
 
 
 def _png_chunks(raw: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:

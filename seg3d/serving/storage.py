@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from seg3d.atomic import exclusive
-from seg3d.errors import RunError
+from seg3d.errors import ConfigError, RunError
 
 _PREFIX, _STARTING = "seg3d-serve-", "seg3d-starting-"
 
@@ -22,8 +22,13 @@ def private_folder(parent: Path | None = None) -> Iterator[Path]:
 
     Args:
         parent: Where to make it; the system's folder for temporary files if ``None``.
+
+    Raises:
+        ConfigError: It is no folder.
     """
     root = Path(tempfile.gettempdir() if parent is None else parent)
+    if not root.is_dir():
+        raise ConfigError("the folder for uploads and results does not exist", where="--scratch", got=root)
     remove_abandoned(root)
     # locked under another name first, so that no other server takes it for abandoned
     starting = Path(tempfile.mkdtemp(prefix=_STARTING, dir=root))

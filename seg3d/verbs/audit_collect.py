@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from seg3d.atomic import write_json
-from seg3d.auditing.gather import disagreement_of, gather, maps_of_case, write_tables
+from seg3d.auditing.gather import disagreement_of, gather, maps_of_case, write_rows, write_tables
 from seg3d.auditing.plan import AuditFolder, AuditPlan
 from seg3d.build.dataset import build_dataset
 from seg3d.config import Config
@@ -16,6 +16,7 @@ from seg3d.reporting.audit_figures import disagreement_figure, layer_figure, sav
 from seg3d.reporting.audit_report import write_audit_report
 from seg3d.reporting.figures import canonical
 from seg3d.training.run_folder import read_json
+from seg3d.verbs.region_scores import all_rows
 from seg3d.volume import Volume
 
 
@@ -26,11 +27,12 @@ def collect(folder: AuditFolder) -> dict[str, Any]:
         folder: An audit whose runs are all done.
 
     Raises:
-        RunError: Runs have other test cases, or a folder is damaged.
+        RunError: Runs have other test cases or references, or a folder is damaged.
     """
     plan = folder.read_plan()
     found = gather(folder)
     write_tables(folder, found)
+    write_rows(folder.path / "cases.csv", _case_rows(folder, plan))
     figures = {
         "scores": score_figure(found),
         "layers": layer_figure(found),
@@ -41,6 +43,15 @@ def collect(folder: AuditFolder) -> dict[str, Any]:
     write_json(folder.result, found)
     _mirror(folder, plan)
     return found
+
+
+def _case_rows(folder: AuditFolder, plan: AuditPlan) -> list[dict[str, Any]]:
+    """Scores of every run, case and label as the tables of ``seg3d evaluate`` have them, those of regions included."""
+    return [
+        {"cell": cell.name, "setup": cell.setup, **row}
+        for cell in plan.cells
+        for row in all_rows(read_json(folder.run(cell).test_scores))
+    ]
 
 
 def _disagreement(folder: AuditFolder, plan: AuditPlan, case_id: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
 from seg3d.cases import Dataset, find_faults, read_dataset
@@ -14,6 +14,9 @@ from seg3d.io import read_header
 from seg3d.preparation import refuse_oblique, turn_to_ras
 from seg3d.store import stored_path
 from seg3d.verbs.prepare import refuse_unlabelled
+
+Result = TypeVar("Result")
+_PLACE = ("data.source", "data.layout", "data.folders")
 
 
 def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
@@ -38,25 +41,36 @@ def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
 def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     config, faults = inspect_config(path, overrides)
     # what is sound in a faulty config may still name the dataset, so that its faults are told, too
-    if config is None or (faults and not Path(config.data.source).exists()):
+    if config is None:
         return sorted(faults)
-    dataset = build_dataset(config)
+    dataset, more = _attempted("data", lambda: build_dataset(config), "unusable")
+    if dataset is None:  # that it cannot be read may come from what was told of where it is
+        return sorted(faults if any(_says_where(fault) for fault in faults) else [*faults, *more])
     faults += [*find_faults(dataset), *_name_faults(dataset)]
-    faults += _attempted("data.labels", lambda: refuse_unlabelled(dataset))
-    faults += _attempted("prepare", lambda: build_recipe(config, len(dataset.channels)))
-    faults += _attempted("data.split", lambda: split_members(config, _members(dataset)))
+    for name, attempt in (
+        ("data.labels", lambda: refuse_unlabelled(dataset)),
+        ("prepare", lambda: build_recipe(config, len(dataset.channels))),
+        ("data.split", lambda: split_members(config, _members(dataset))),
+    ):
+        faults += _attempted(name, attempt)[1]
     return sorted([*faults, *_slice_faults(config, dataset)])
 
 
-def _attempted(name: str, attempt: Callable[[], Any]) -> list[Fault]:
-    """What is wrong with settings, which ``attempt`` raises."""
+def _says_where(fault: Fault) -> bool:
+    """Whether a fault of a config is of the settings that say where the dataset is and what it looks like."""
+    return fault.where == "data" or fault.where.startswith(_PLACE)
+
+
+def _attempted(
+    name: str, attempt: Callable[[], Result], kind: str = "unusable_setting"
+) -> tuple[Result | None, list[Fault]]:
+    """What ``attempt`` gives, or what is wrong with settings, which it raises."""
     try:
-        attempt()
+        return attempt(), []
     except FaultsError as error:
-        return list(error.faults)
+        return None, list(error.faults)
     except Seg3dError as error:
-        return [_fault_of(error, "unusable_setting", name)]
-    return []
+        return None, [_fault_of(error, kind, name)]
 
 
 def _name_faults(dataset: Dataset) -> list[Fault]:

@@ -14,9 +14,9 @@ from seg3d.errors import DataError
 from seg3d.io import SUFFIXES, image_stem, read_header, read_volume
 from seg3d.metrics.cell_summary import cell_rules, plain_scores, summarise_cells
 from seg3d.metrics.cells import REPORTED, CellScore, cell_scores
+from seg3d.metrics.interval import Bootstrap, plain
 from seg3d.metrics.overlap import counted_voxels
 from seg3d.metrics.soft import SoftOverlap, pooled_soft_dice, soft_overlap
-from seg3d.metrics.summary import plain
 from seg3d.volume import Grid
 
 _SLACK = 1e-3  # beyond 0 and 1, which averaging and interpolation may leave
@@ -151,14 +151,16 @@ def read_probability(path: Path, grid: Grid) -> NDArray[Any]:
     return probability
 
 
-def extra_blocks(extras: Mapping[str, Extras], names: Mapping[int, str], wanted: Wanted) -> dict[str, Any]:
+def extra_blocks(
+    extras: Mapping[str, Extras], names: Mapping[int, str], wanted: Wanted, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """Blocks of the summary: ``thin_cases``, and as far as there is any, ``pooled_soft_dice`` and ``cells``."""
     blocks: dict[str, Any] = {"thin_cases": sum(case.thin for case in extras.values())}
     if wanted.probabilities is not None:
         blocks["pooled_soft_dice"] = {str(label): _pooled(label, names[label], extras) for label in sorted(names)}
     if wanted.cells is not None:
         name = names.get(wanted.cells, "background")
-        blocks["cells"] = summarise_cells({case: found.cells for case, found in extras.items()}, name)
+        blocks["cells"] = summarise_cells({case: found.cells for case, found in extras.items()}, name, bootstrap)
     return blocks
 
 

@@ -35,13 +35,13 @@ class Member:
     Attributes:
         folder: The run.
         network: Its network with the weights that it predicts with, on the CPU.
-        dropout: Its dropout rate.
+        config: Its config, with the settings on top of it.
         weights: SHA-256 of the checkpoint that they come from; a run that is training may have another one by now.
     """
 
     folder: RunFolder
     network: nn.Module
-    dropout: float
+    config: Config
     weights: str
 
     @property
@@ -94,7 +94,7 @@ def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:
         network.load_state_dict(predicting_weights(read_checkpoint(checkpoint)))
     except RuntimeError as error:
         raise RunError("the weights do not fit the network of the config", where=folder.path, got=error) from error
-    return Member(folder, network.eval(), config.model.dropout, weights)
+    return Member(folder, network.eval(), config, weights)
 
 
 def read_model(folder: RunFolder) -> dict[str, Any]:
@@ -114,14 +114,16 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
     model = read_model(members[0].folder)
     labels: dict[str, int] = model["labels"]
     device = torch.device(device_type(config))
-    size = (n + 2 * m for n, m in zip(config.sampling.patch_size, build_margin(config), strict=True))
-    tile = torch.zeros(1, len(model["channels"]), *size, device=device)
-    backend = config.predict.backend
-    network, *others = (compiled(member.network.to(device), backend, tile) for member in members)
+    # how far a network sees beyond its answer is its own; how scans are predicted is as the first run says
+    configs = [config, *(m.config.model_copy(update={"predict": config.predict}) for m in members[1:])]
+    (network, window), *others = (
+        (_compiled(member.network.to(device), own, len(model["channels"]), device), build_window(own, model["regions"]))
+        for member, own in zip(members, configs, strict=True)
+    )
     keep_largest, min_size_ml = build_clean_up(config, labels)
     return Predictor(
         network,
-        build_window(config, model["regions"]),
+        window,
         build_recipe(config, len(model["channels"])),
         tuple(model["channels"]),
         classes(labels, model["ignore_label"]),
@@ -133,6 +135,12 @@ def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int |
         regions=model["regions"],
         attention=config.predict.attention,
     )
+
+
+def _compiled(network: nn.Module, config: Config, channels: int, device: torch.device) -> nn.Module:
+    """The network, or what another engine makes of it for tiles of the size of its patches."""
+    size = (n + 2 * m for n, m in zip(config.sampling.patch_size, build_margin(config), strict=True))
+    return compiled(network, config.predict.backend, torch.zeros(1, channels, *size, device=device))
 
 
 def refuse_disagreement(folders: Sequence[RunFolder], split: str | None) -> None:

@@ -21,6 +21,7 @@ from seg3d.forecast.probe import Probed, Task, probe
 from seg3d.forecast.sizes import CaseSize, case_sizes, pick_sample
 from seg3d.verbs.plan_sample import in_process, sample
 from seg3d.verbs.prepare import refuse_unsound
+from seg3d.verbs.prepare_cases import usable_cores
 from seg3d.verbs.train import steps_per_epoch
 from seg3d.volume import Grid
 
@@ -67,7 +68,7 @@ def plan(config: Config | Path | str, overrides: Sequence[str] = (), *, budget_s
 
 def _settled(config: Config) -> Config:
     """The config with what it leaves to the machine written down."""
-    workers = config.prepare.workers or os.cpu_count() or 1
+    workers = config.prepare.workers or usable_cores()
     config = build.resolve(config)
     return config.model_copy(update={"prepare": config.prepare.model_copy(update={"workers": workers})})
 

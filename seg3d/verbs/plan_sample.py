@@ -23,7 +23,8 @@ from seg3d.forecast.sizes import CaseSize, Sampled
 from seg3d.forecast.usage import Seconds, now, peak_bytes, timed
 from seg3d.preparation import Recipe, WayBack, restore_probability
 from seg3d.store import read_info
-from seg3d.verbs.prepare import PrepareJob, prepare_case, prepare_jobs
+from seg3d.verbs.prepare import prepare_jobs
+from seg3d.verbs.prepare_cases import PrepareJob, prepare_case
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")

@@ -20,7 +20,7 @@ from seg3d.io import answer_name, image_stem
 from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.run_folder import RunFolder
-from seg3d.verbs.manifest import MANIFEST
+from seg3d.verbs.manifest import MANIFEST, earlier_answers, parts_of_scans
 from seg3d.verbs.members import (
     Member,
     build_predictor,
@@ -33,7 +33,7 @@ from seg3d.verbs.members import (
     refuse_other_preparation,
     refuse_without_dropout,
 )
-from seg3d.verbs.scans import Progress, read_scan, refuse_overwriting_inputs, suffix, write_answer
+from seg3d.verbs.scans import Progress, digests, read_scan, refuse_overwriting_inputs, suffix, write_answer
 from seg3d.volume import Volume
 
 
@@ -81,7 +81,8 @@ def predict(
 
     Args:
         run: A run folder, or several whose probabilities are averaged; an audit folder stands for its finished runs.
-            How scans are tiled and cleaned up is as the first run says. Each network is loaded once and kept.
+            The ``predict`` settings are the first run's; patches and what lies around them are each run's own. Each
+            network is loaded once and kept.
         inputs: Image files and folders of them; or a :class:`seg3d.volume.Volume` with all channels, whose label map
             ``(x, y, z)`` is returned and nothing is written.
         output: Folder of the answers.
@@ -98,6 +99,8 @@ def predict(
     """
     folders = open_runs([run] if isinstance(run, (Path, str)) else run)
     refuse_disagreement(folders, split)
+    if split is not None and not isinstance(inputs, Volume) and inputs:
+        raise DataError("give scans or a part of the split, not both", where="--split", got=", ".join(map(str, inputs)))
     if mc_dropout is not None:
         refuse_without_dropout(mc_dropout, folders, overrides)
     config = load_config(folders[0].config, overrides)
@@ -116,6 +119,8 @@ def predict(
         if not scans:
             raise DataError("there is nothing to predict", fix="Give files or folders, or --split test.")
         target = Path(output)
+        if target.exists() and not target.is_dir():
+            raise DataError("the answers need a folder", where="--output", got=target, expected="a folder, or none yet")
         refuse_overwriting_inputs(scans, target)
         return _predict_scans(predictor, members, config, scans, target, tell)
 
@@ -161,7 +166,7 @@ def _predict_scans(
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
     answered = [scan for scan in scans if scan.name not in faults]
-    _write_manifest(target, members, predictor, answered, progress.precision(answered))
+    _write_manifest(target, members, predictor, answered, progress.precision(answered), config.predict.probabilities)
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", list(faults.values()))
     progress.finish()
@@ -183,17 +188,19 @@ def _write_manifest(
     predictor: Predictor,
     scans: Sequence[Scan],
     precision: Mapping[str, Any],
+    probabilities: bool,
 ) -> None:
-    """What was predicted by which runs, so that an evaluation can tell which cases it is about."""
+    """What was predicted by which runs, so that an evaluation can tell what it scores."""
     if not scans:
         return
     mc_dropout, chosen = predictor.mc_dropout, predictor.choice
-    runs = [member.identity for member in members]
     model = read_model(members[0].folder)
     content: dict[str, Any] = {
         "labels": model["labels"],
         "ignore_label": model["ignore_label"],
         "scans": [scan.name for scan in scans],
+        "parts": parts_of_scans([member.folder for member in members], {scan.name: digests(scan) for scan in scans}),
+        "probabilities": probabilities,
         "tiling": {"kind": chosen.tiling, "why": chosen.why},
         "precision": predictor.precision,
     }
@@ -202,8 +209,10 @@ def _write_manifest(
     if model["regions"]:
         content["regions"] = [region.as_dict() for region in model["regions"]]
     if len(members) == 1:
-        content |= runs[0]
+        content |= members[0].identity
     if len(members) > 1 or mc_dropout is not None:
-        content["members"] = [run | {"dropout": member.dropout} for run, member in zip(runs, members, strict=True)]
+        content["members"] = [member.identity | {"dropout": member.config.model.dropout} for member in members]
         content["mc_dropout"] = None if mc_dropout is None else vars(mc_dropout)
+    if earlier := earlier_answers(target, content["scans"]):
+        content["earlier"] = earlier
     write_json(target / MANIFEST, content)

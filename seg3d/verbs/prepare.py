@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from seg3d.atomic import remove_leftovers, write_json
+from seg3d.atomic import as_json, exclusive, remove_leftovers, write_text
 from seg3d.build.dataset import build_dataset, build_recipe
-from seg3d.cases import Case, Dataset, Region, refuse_undeclared
+from seg3d.cases import Dataset, Region
 from seg3d.config import Config, as_config
 from seg3d.digest import FileDigests
-from seg3d.errors import DataError, Fault, FaultsError, Seg3dError, StoreError
-from seg3d.io import read_image, read_label_map
-from seg3d.preparation import Recipe, prepare_image, prepare_label, prepare_weights
-from seg3d.store import StoredInfo, read_info, stored_path, write_stored
-from seg3d.volume import Grid, Volume
+from seg3d.errors import DataError, Fault, FaultsError, RunError, StoreError
+from seg3d.preparation import Recipe
+from seg3d.store import StoredInfo, read_info, stored_path
+from seg3d.verbs.prepare_cases import Outcome, PrepareJob, prepare_cases, usable_cores
 
 MANIFEST = "store.json"
+_TOLD = 10  # lines about single cases
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +51,25 @@ class Store:
 
     @cached_property
     def infos(self) -> dict[str, StoredInfo]:
-        """What each stored volume says of itself, by case."""
-        return {case: read_info(stored_path(self.path, case)) for case in self.cases}
+        """What each stored volume says of itself, by case.
+
+        Raises:
+            StoreError: A volume is missing, damaged, or was prepared by another recipe.
+        """
+        return {case: self._read(case) for case in self.cases}
+
+    def _read(self, case: str) -> StoredInfo:
+        info = read_info(stored_path(self.path, case))
+        if info.recipe_sha256 != self.recipe_sha256:
+            raise StoreError(
+                "the stored volume was prepared by another recipe",
+                where=info.path,
+                got=info.recipe_sha256[:12],
+                expected=self.recipe_sha256[:12],
+                fix="Another process prepared into this store: give each study with other prepare.* settings a "
+                "data.store of its own.",
+            )
+        return info
 
     @property
     def labelled(self) -> tuple[StoredInfo, ...]:
@@ -65,31 +81,27 @@ class Store:
         return tuple(self.infos[case] for case in cases)
 
 
-@dataclass(frozen=True, eq=False)
-class PrepareJob:
-    """A case to be prepared: what :func:`prepare_case` needs."""
-
-    case: Case
-    path: Path
-    recipe: Recipe
-    channels: int
-    labels: Mapping[str, int]
-    ignore_label: int | None
-    source_sha256: Mapping[str, str]
-
-    @property
-    def declared(self) -> set[int | None]:
-        """Values that may stand in the label map."""
-        return {0, *self.labels.values(), self.ignore_label}
+def warn(text: str) -> None:
+    """Print a line on stderr at once."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progress: bool = True) -> Store:
+def prepare(
+    config: Config | Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    progress: bool = True,
+    tell: Callable[[str], None] = warn,
+) -> Store:
     """The store of a config's dataset; cases whose sources and recipe are unchanged are left as they are.
+
+    One process at a time works in a store folder. A store that is complete is not written to.
 
     Args:
         config: A config or the path of one.
         overrides: ``path=value`` settings.
         progress: Show a progress bar.
+        tell: Called with what a user should know.
 
     Raises:
         FaultsError: Some cases could not be prepared; the others are done.
@@ -99,11 +111,8 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
     dataset = build_dataset(config)
     refuse_unsound(dataset)
     recipe = build_recipe(config, len(dataset.channels))
-    folder = Path(config.data.store)
-    jobs = prepare_jobs(dataset, recipe, folder)
-    _run([job for job in jobs if not _is_done(job)], config.prepare.workers, progress)
     store = Store(
-        path=folder,
+        path=Path(config.data.store),
         cases=tuple(case.case_id for case in dataset.cases),
         groups={case.case_id: case.group for case in dataset.cases},
         channels=dataset.channels,
@@ -112,8 +121,65 @@ def prepare(config: Config | Path | str, overrides: Sequence[str] = (), *, progr
         recipe_sha256=recipe.digest,
         regions=dataset.regions,
     )
-    _write_manifest(store, dataset, recipe)
+    jobs = prepare_jobs(dataset, recipe, store.path)
+    if _pending(jobs)[0]:
+        with _alone_in(store.path, tell):
+            pending, told = _pending(jobs)  # another process may have done them meanwhile
+            for line in told:
+                tell(line)
+            _run(pending, config.prepare.workers or usable_cores(), progress)
+            _write_manifest(store, dataset, recipe)  # which reads what is stored before another process may replace it
+    else:
+        _write_manifest(store, dataset, recipe)
+    _tell_cut_off(store, tell)
     return store
+
+
+def _tell_cut_off(store: Store, tell: Callable[[str], None]) -> None:
+    """Lesions that no network will see, and that scores on whole scans count all the same."""
+    names = {value: name for name, value in store.labels.items()}
+    lines = [
+        f"  {case}: {cut.lesions} of {cut.of_lesions} lesions of {names[cut.class_value]!r}, "
+        f"{cut.voxels} of {cut.of_voxels} voxels" + (", all that there was" if cut.voxels == cut.of_voxels else "")
+        for case, info in store.infos.items()
+        for cut in info.cut_off
+    ]
+    if lines:
+        tell("NOTE: prepare.crop cuts off whole lesions:")
+        tell("\n".join(lines[:_TOLD]))
+        if len(lines) > _TOLD:
+            tell(f"  and {len(lines) - _TOLD} more, see {store.path / MANIFEST}")
+
+
+@contextmanager
+def _alone_in(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """No other process prepares into the store while the block runs.
+
+    Raises:
+        StoreError: It cannot be written to.
+    """
+    with ExitStack() as stack:
+        with _told_unwritable(folder):
+            try:
+                stack.enter_context(exclusive(folder))
+            except RunError:
+                tell(f"waiting for another process that prepares into {folder}")
+                stack.enter_context(exclusive(folder, wait=True))
+            remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _told_unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            "the store cannot be written to, and lacks something that these settings and sources need",
+            where=folder,
+            got=error,
+            fix="Copy it to a folder where it can be completed, and give that as data.store.",
+        ) from error
 
 
 def refuse_unsound(dataset: Dataset) -> None:
@@ -123,8 +189,9 @@ def refuse_unsound(dataset: Dataset) -> None:
         FaultsError: Its layout has faults.
         DataError: It has no cases or declares no labels.
     """
-    if dataset.faults:
-        raise FaultsError(f"the dataset {dataset.source} cannot be used", dataset.faults)
+    serious = [fault for fault in dataset.faults if not fault.note]
+    if serious:
+        raise FaultsError(f"the dataset {dataset.source} cannot be used", serious)
     if not dataset.cases:
         raise DataError("the dataset has no cases", where=dataset.source)
     refuse_unlabelled(dataset)
@@ -149,29 +216,48 @@ def prepare_jobs(dataset: Dataset, recipe: Recipe, folder: Path) -> list[Prepare
     """What is to be done for each case of a dataset; the store folder is made, the source files are digested.
 
     Raises:
-        FaultsError: Files are missing.
+        FaultsError: Files are missing or cannot be read.
         StoreError: The folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError("the store folder cannot be made", where=folder, got=error) from error
-    remove_leftovers(folder)
     digests = FileDigests(folder / "sources.json")
-    jobs, missing = [], []
+    faults: list[Fault] = []
+    jobs = []
     for case in dataset.cases:
-        files = [*case.images, *([] if case.label is None else [case.label])]
-        absent = [file for file in files if not file.is_file()]
-        missing += [Fault(str(file), "missing_file", "the file is missing") for file in absent]
-        if not absent:
-            sources = {_source_name(file, dataset): digests.sha256(file) for file in files}
-            path = stored_path(folder, case.case_id)
-            channels = len(dataset.channels)
-            jobs.append(PrepareJob(case, path, recipe, channels, dataset.labels, dataset.ignore_label, sources))
-    if missing:
-        raise FaultsError("files of the dataset are missing", missing)
+        files = {f"image {number}": file for number, file in enumerate(case.images)}
+        files |= {} if case.label is None else {"label": case.label}
+        sources = {file: digest for file in files.values() if (digest := _digest(file, digests, faults))}
+        if len(sources) == len(set(files.values())):
+            jobs.append(
+                PrepareJob(
+                    case,
+                    stored_path(folder, case.case_id),
+                    recipe,
+                    dataset.channels,
+                    dataset.labels,
+                    dataset.ignore_label,
+                    {_source_name(file, dataset): digest for file, digest in sources.items()},
+                    {role: _source_name(file, dataset) for role, file in files.items()},
+                )
+            )
+    if faults:
+        raise FaultsError("files of the dataset are missing or cannot be read", faults)
     digests.save()
     return jobs
+
+
+def _digest(file: Path, digests: FileDigests, faults: list[Fault]) -> str:
+    """SHA-256 of a file, or nothing and one more fault."""
+    try:
+        return digests.sha256(file)
+    except (FileNotFoundError, IsADirectoryError):
+        faults.append(Fault(str(file), "missing_file", "the file is missing"))
+    except OSError as error:
+        faults.append(Fault(str(file), "unreadable", "the file cannot be read", str(error.strerror or error)))
+    return ""
 
 
 def _source_name(file: Path, dataset: Dataset) -> str:
@@ -180,91 +266,48 @@ def _source_name(file: Path, dataset: Dataset) -> str:
     return os.path.relpath(file, root)
 
 
-def _is_done(job: PrepareJob) -> bool:
+def _why_not_done(job: PrepareJob) -> str | None:
+    """Why a case is to be prepared, empty where it never was; ``None``: it is done."""
     if not job.path.exists():
-        return False
+        return ""
     try:
         info = read_info(job.path)
-    except StoreError:  # torn or of another schema: prepare it again
-        return False
-    return (
-        info.recipe_sha256 == job.recipe.digest
-        and info.source_sha256 == dict(job.source_sha256)
-        and info.labels == dict(job.labels)
+    except StoreError as error:  # torn, or of another schema
+        return error.what
+    reasons = {
+        "other settings in prepare": info.recipe_sha256 == job.recipe.digest,
+        "a source file has changed": info.source_sha256 == dict(job.source_sha256),
+        # other channels of the same files, or the same channels in another order
+        "the source files have other places among channels and label": info.roles == dict(job.roles),
+        "other labels or channels": info.labels == dict(job.labels)
         and info.ignore_label == job.ignore_label
-        and info.channels == job.channels
-        and (info.label_offset is not None) == job.case.labelled
-    )
+        and info.channels == len(job.channels)
+        and (info.label_offset is not None) == job.case.labelled,
+    }
+    return next((reason for reason, same in reasons.items() if not same), None)
 
 
-def _run(jobs: Sequence[PrepareJob], workers: int | None, progress: bool) -> None:
+def _pending(jobs: Sequence[PrepareJob]) -> tuple[list[PrepareJob], list[str]]:
+    """The jobs that are to be done, and a line for each reason why earlier volumes cannot be used."""
+    reasons = [(job, _why_not_done(job)) for job in jobs]
+    counts = Counter(reason for _, reason in reasons if reason)
+    told = [f"NOTE: prepared anew, {count} of {len(jobs)} cases: {reason}" for reason, count in sorted(counts.items())]
+    return [job for job, reason in reasons if reason is not None], told
+
+
+def _run(jobs: Sequence[PrepareJob], workers: int, progress: bool) -> None:
     faults: list[Fault] = []
-    for job, error in _progress(_outcomes(jobs, workers or os.cpu_count() or 1), len(jobs), progress):
+    ended = 0
+    for job, error in _progress(prepare_cases(jobs, workers), len(jobs), progress):
+        ended += 1
         if error is not None:
             faults.append(Fault(job.case.case_id, "not_prepared", str(error)))
     if faults:
-        raise FaultsError(f"{len(faults)} of {len(jobs)} cases could not be prepared", sorted(faults))
+        left = f", {len(jobs) - ended} were not begun" if ended < len(jobs) else ""
+        raise FaultsError(f"{len(faults)} of {len(jobs)} cases could not be prepared{left}", sorted(faults))
 
 
-def _outcomes(jobs: Sequence[PrepareJob], workers: int) -> Iterator[tuple[PrepareJob, Seg3dError | None]]:
-    """Each job and what went wrong with it, as they end."""
-    if min(workers, len(jobs)) <= 1:
-        for job in jobs:
-            yield job, prepare_case(job)
-        return
-    # forked workers would inherit the locks of torch's and HDF5's threads
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(prepare_case, job): job for job in jobs}
-        for future in as_completed(running):
-            yield running[future], future.result()
-
-
-def prepare_case(job: PrepareJob) -> Seg3dError | None:
-    """Prepare and store one case; what went wrong is given back, and then nothing is stored."""
-    try:
-        images = read_image(job.case.images, job.channels)
-        prepared = prepare_image(images, job.recipe, x_fastest=True)
-        label = _label(job, images[0].grid)
-        if label is not None and not label.grid.same_as(images[0].grid):
-            raise DataError(
-                "image and label lie on different grids",
-                where=job.case.label,
-                got=f"shape {label.grid.shape}",
-                expected=f"the grid of {job.case.images[0].name}, shape {images[0].grid.shape}",
-                fix="Run 'seg3d check' for all faults.",
-            )
-        final = None if label is None else prepare_label(label, prepared.way_back)
-        write_stored(
-            job.path,
-            case_id=job.case.case_id,
-            image=prepared.image,
-            label=final,
-            weights=None if final is None else prepare_weights(final, job.recipe, job.ignore_label),
-            grid=prepared.grid,
-            way_back=prepared.way_back.as_dict(),
-            recipe_sha256=job.recipe.digest,
-            source_sha256=job.source_sha256,
-            labels=job.labels,
-            ignore_label=job.ignore_label,
-        )
-    except Seg3dError as error:
-        return error
-    return None
-
-
-def _label(job: PrepareJob, grid: Grid) -> Volume | None:
-    """The label map of a case; one that is declared to hold no foreground is all background."""
-    path = job.case.label
-    if path is not None:
-        label = read_label_map(path, job.declared)
-        refuse_undeclared(label.data, path, job.declared)
-        return label
-    return Volume(np.zeros((1, *grid.shape), np.uint8), grid) if job.case.negative else None
-
-
-def _progress(
-    outcomes: Iterator[tuple[PrepareJob, Seg3dError | None]], total: int, shown: bool
-) -> Iterator[tuple[PrepareJob, Seg3dError | None]]:
+def _progress(outcomes: Iterator[Outcome], total: int, shown: bool) -> Iterator[Outcome]:
     if not shown or total == 0:
         yield from outcomes
         return
@@ -275,8 +318,8 @@ def _progress(
 
 
 def _write_manifest(store: Store, dataset: Dataset, recipe: Recipe) -> None:
-    write_json(
-        store.path / MANIFEST,
+    """Write down what the store holds, unless that is written there: a complete store may be read-only."""
+    text = as_json(
         {
             "dataset": dataset.name,
             "recipe": recipe.as_dict(),
@@ -286,7 +329,12 @@ def _write_manifest(store: Store, dataset: Dataset, recipe: Recipe) -> None:
             "ignore_label": store.ignore_label,
             "cases": {
                 case: {"group": store.groups[case], "content_sha256": info.content_sha256}
+                | ({"cut_off": [asdict(cut) for cut in info.cut_off]} if info.cut_off else {})
                 for case, info in store.infos.items()
             },
-        },
+        }
     )
+    path = store.path / MANIFEST
+    with _told_unwritable(store.path):
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_text(path, text)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from seg3d.cases import Region, as_region_map
-from seg3d.metrics import LabelScore, rows, score_case, summarise
+from seg3d.metrics import Bootstrap, LabelScore, rows, score_case, summarise
 from seg3d.volume import Grid
 
 
@@ -32,11 +33,12 @@ def shown_names(names: Mapping[int, str], regions: Sequence[Region]) -> dict[int
 
 def as_shown(label: NDArray[Any], regions: Sequence[Region]) -> NDArray[Any]:
     """A label map in which labels that are not told apart have the value that is shown for them."""
-    found = label
-    for value, shown in shown_values(regions).items():
-        if value != shown:
-            found = label.copy() if found is label else found
-            found[label == value] = shown
+    changed = {value: shown for value, shown in shown_values(regions).items() if value != shown}
+    if not changed:
+        return label
+    found = label.astype(np.promote_types(label.dtype, np.min_scalar_type(max(changed.values()))))
+    for value, shown in changed.items():
+        found[label == value] = shown
     return found
 
 
@@ -84,12 +86,16 @@ def score_regions(
 
 
 def region_block(
-    per_case: Mapping[str, Mapping[int, LabelScore]], regions: Sequence[Region], tolerance_mm: float
+    per_case: Mapping[str, Mapping[int, LabelScore]],
+    regions: Sequence[Region],
+    tolerance_mm: float,
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """The summary's part ``regions``: a summary of the same shape, in which a region stands under its shown label."""
     if not any(per_case.values()):
         return {}
-    found = summarise(per_case, {region.label: region.name for region in regions}, tolerance_mm=tolerance_mm)
+    names = {region.label: region.name for region in regions}
+    found = summarise(per_case, names, tolerance_mm=tolerance_mm, bootstrap=bootstrap)
     for region in regions:
         found["per_label"][str(region.label)]["values"] = list(region.values)
     del found["rules"], found["cases"]
@@ -102,5 +108,5 @@ def all_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "regions" in summary:
         values = {label: entry["values"] for label, entry in summary["regions"]["per_label"].items()}
         of_regions = rows(summary["regions"])
-        found += [row | {"label": " ".join(map(str, values[row["label"]]))} for row in of_regions]
+        found += [row | {"kind": "region", "label": " ".join(map(str, values[row["label"]]))} for row in of_regions]
     return found

@@ -50,7 +50,7 @@ def resume(run: Path | str, *, allow_changed: bool = False, tell: Callable[[str]
 
 def _go_on(folder: RunFolder, allow_changed: bool, tell: Callable[[str], None]) -> None:
     config = load_config(folder.config)
-    store = prepare(config)
+    store = prepare(config, tell=tell)
     changed = what_changed(folder, config, store)
     if changed and not allow_changed:
         raise refusal(folder, changed)

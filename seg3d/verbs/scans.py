@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.atomic import remove_leftovers, write_json
+from seg3d.digest import sha256_file
 from seg3d.errors import DataError
 from seg3d.inference.inputs import Scan
 from seg3d.inference.precision import PrecisionChoice
@@ -22,6 +23,11 @@ _MAPS = ("probabilities", "uncertainty", "attention")  # folders beside the labe
 def read_scan(predictor: Predictor, scan: Scan) -> Prepared:
     """A scan from its files, ready for the network."""
     return predictor.prepare(read_image(scan.images, len(predictor.channels)))
+
+
+def digests(scan: Scan) -> dict[str, str]:
+    """SHA-256 of a scan's files by name; those that are gone are left out."""
+    return {path.name: sha256_file(path) for path in scan.images if path.is_file()}
 
 
 def write_answer(predictor: Predictor, scan: Scan, target: Path, found: Prediction) -> Path:

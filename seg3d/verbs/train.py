@@ -109,7 +109,7 @@ def begin(
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
     steps_per_epoch(config)
-    store = prepare(config)
+    store = prepare(config, tell=tell)
     split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
         raise DataError("no case is left for training", where="data.split", fix="Lower val_share or test_share.")

@@ -54,7 +54,7 @@ def verify(
             "the run has not ended", where=folder.path, fix="Continue it with 'seg3d resume', or give --epochs."
         )
     config = load_config(folder.config, ["tracking.enabled=false"])
-    store = prepare(config)
+    store = prepare(config, tell=tell)
     for case in store.labelled:
         StoredVolume(case).verify()
     changed = what_changed(folder, load_config(folder.config), store)

@@ -15,6 +15,7 @@ LEVELS = {"bad": "failure", "warn": "warning", "note": "note"}
 _FEW_CASES = 10
 _SHARE_SLACK = 0.1  # of a class, between what was asked and what was drawn
 _NAMED = 5
+_TOLD_HERE = ("trained_on", "chosen_on")  # by the run's own split
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,18 @@ def _of_scores(pieces: Pieces, evaluation: Evaluation) -> Iterator[Remark]:
     if _other_weights(pieces, evaluation):
         yield Remark("bad", "The scores are of other weights than those that the run predicts with now.")
     if 1 < evaluation.headline["n"] < _FEW_CASES:
-        yield Remark("note", f"Intervals over {evaluation.headline['n']} cases are rough, rather too narrow.")
+        yield Remark("note", f"Intervals over {evaluation.headline['n']} cases are rough.")
+    yield from _of_warnings(evaluation)
     for kind, block in evaluation.blocks:
         for entry in block["per_label"].values():
             yield from _of_empty(f"{kind} {entry['name']}", entry)
+
+
+def _of_warnings(evaluation: Evaluation) -> Iterator[Remark]:
+    """What the evaluation itself has told."""
+    for warning in evaluation.summary.get("warnings", []):
+        if warning["kind"] not in _TOLD_HERE:
+            yield Remark("warn", f"{warning['text'][:1].upper()}{warning['text'][1:]}.")
 
 
 def _of_empty(name: str, entry: Mapping[str, Any]) -> Iterator[Remark]:

@@ -183,7 +183,13 @@ def _complete(block: _Block) -> _Block:
     return block
 
 
+class _Warning(TypedDict):
+    kind: str
+    text: str
+
+
 class _Summary(_Block):
+    warnings: NotRequired[list[_Warning]]
     regions: NotRequired[Annotated[_Block, AfterValidator(_complete)] | None]
 
 
