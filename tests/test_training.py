@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -452,3 +453,21 @@ def test_a_mirror_that_fails_is_told_once_and_stops_nothing(config: Path, tmp_pa
         assert result_of(run)["trace_sha256"] == before
     assert result_of(run)["epochs"] == 3
     assert len([line for line in told if "no longer mirrored in MLflow" in line]) == 1
+
+
+def test_one_scan_under_two_names_is_told_where_it_is_in_two_parts_of_the_split(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    parts = json.loads((seg3d.train(config, ["train.max_epochs=1"]) / "splits.json").read_text())
+    told: list[str] = []
+    for folder in (tmp_path / "data" / "imagesTr", tmp_path / "data" / "labelsTr"):
+        shutil.copyfile(folder / f"{parts['train'][0]}.nii.gz", folder / f"{parts['test'][0]}.nii.gz")
+    run = seg3d.train(config, ["train.max_epochs=1"], tell=told.append)
+    text = "\n".join(told)
+    assert "NOTE: the same image is in different parts of the split" in text
+    pair = sorted([f"{parts['train'][0]} (train)", f"{parts['test'][0]} (test)"])
+    assert " and ".join(pair) in text
+    assert json.loads((run / "data.json").read_text())["shared_images"] == [" and ".join(pair)]
+    told.clear()
+    group = f"data.groups={{{parts['train'][0]}: a, {parts['test'][0]}: a}}"
+    seg3d.train(config, ["train.max_epochs=1", group], tell=told.append)
+    assert "same image" not in "\n".join(told)

@@ -34,6 +34,7 @@ from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
 from seg3d.training.tracking import Tracker, start_tracking
+from seg3d.verbs.leaks import shared_images
 from seg3d.verbs.prepare import Store, prepare
 from seg3d.verbs.report import draw_report
 
@@ -208,6 +209,11 @@ def _create(
     prefetch: str,
 ) -> None:
     data = data_record(store)
+    if shared := shared_images(store.labelled, split):
+        data |= {"shared_images": shared}
+        tell("NOTE: the same image is in different parts of the split, which makes scores too good:")
+        tell("\n".join(f"  {line}" for line in shared))
+        tell("  Leave one of them out, or give them one group: data.groups.")
     if earlier is not None:
         changed = changed_files(read_json(earlier.data), data)
         data |= {"compared_with": earlier.path.name, "changed_files": changed}
