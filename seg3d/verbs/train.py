@@ -15,12 +15,13 @@ import pytorch_lightning as pl
 from seg3d.atomic import exclusive, write_json
 from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
-from seg3d.build.dataset import scored
-from seg3d.build.prediction import build_clean_up, build_reproducibility, device_type
+from seg3d.build.dataset import build_dataset, scored
+from seg3d.build.prediction import build_reproducibility, device_type
+from seg3d.build.settings import attempts, counted_labels, steps_per_epoch
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
-from seg3d.errors import ConfigError, DataError, RunError
+from seg3d.errors import DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.data import PatchDataModule
@@ -35,7 +36,7 @@ from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
 from seg3d.training.tracking import Tracker, start_tracking
 from seg3d.verbs.leaks import shared_images
-from seg3d.verbs.prepare import Store, prepare
+from seg3d.verbs.prepare import Store, prepare, refuse_unsound
 from seg3d.verbs.report import draw_report
 
 # files of a run folder that MLflow gets, beside figures
@@ -109,7 +110,7 @@ def begin(
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
-    steps_per_epoch(config)
+    _refuse_unfit_settings(config)
     store = prepare(config, tell=tell)
     split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
@@ -162,12 +163,18 @@ def carry_out(
     return result
 
 
+def _refuse_unfit_settings(config: Config) -> None:
+    """Tell which settings do not fit the labels of the dataset, before hours are spent on preparing it."""
+    dataset = build_dataset(config)
+    refuse_unsound(dataset)
+    for attempt in attempts(config, dataset.labels, dataset.ignore_label, dataset.regions).values():
+        attempt()
+
+
 def _refuse_unfit(config: Config, store: Store, split: Split) -> PatchDataModule:
     """Tell what does not fit the data, and what this machine cannot do, before a run folder is made."""
-    counted = counted_labels(store)
-    build.build_weighted_loss(config, counted, store.ignore_label, store.regions)
+    counted = counted_labels(store.labels, store.ignore_label)
     data = build.build_data(config, store.select(split.train), (), counted)
-    build_clean_up(config, store.labels)
     make_trainer(build.build_fit_settings(config))
     return data
 
@@ -250,7 +257,7 @@ def _fit(
     stop_after: int | None,
 ) -> None:
     config, store, split = _with_prefetch(job), job.store, job.split
-    counted = counted_labels(store)
+    counted = counted_labels(store.labels, store.ignore_label)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
     module = build.build_module(
@@ -285,31 +292,6 @@ def _with_prefetch(job: Job) -> Config:
     if data.prefetch != "auto" or recorded is None:  # older runs have no record
         return job.config
     return job.config.model_copy(update={"data": data.model_copy(update={"prefetch": recorded["mode"]})})
-
-
-def counted_labels(store: Store) -> dict[str, int]:
-    """Label values by name, without the ignored one."""
-    return {name: value for name, value in store.labels.items() if value != store.ignore_label}
-
-
-def steps_per_epoch(config: Config) -> int:
-    """Optimiser steps of an epoch.
-
-    Raises:
-        ConfigError: The patches of an epoch do not fill whole batches on every device.
-    """
-    chosen = config.train
-    batch = chosen.batch_size * chosen.devices
-    patches = config.sampling.patches_per_epoch
-    if patches % batch:
-        raise ConfigError(
-            "the patches of an epoch do not fill whole batches",
-            where="sampling.patches_per_epoch",
-            got=patches,
-            expected=f"a multiple of batch_size x devices = {batch}",
-            fix=f"The nearest is {max(batch, round(patches / batch) * batch)}.",
-        )
-    return -(-patches // (batch * chosen.accumulate))
 
 
 def _start_tracking(job: Job, tags: Mapping[str, str]) -> None:
