@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -43,6 +44,16 @@ def test_tools_take_turns_within_a_case():
     order = []
     interleaved([A, B, other], 2, lambda job: order.append((job.case, job.tool)) or {}, tell=lambda _: None)
     assert order == [("one case", "seg3d"), ("one case", "MONAI")] * 2 + [("another case", "seg3d")]
+
+
+def test_inputs_are_made_once_and_only_for_what_is_measured():
+    inputs, unused = (Job(name, "inputs", "", "module:function") for name in ("one case", "another case"))
+    jobs = with_and_without([replace(A, inputs=inputs), replace(B, inputs=inputs), replace(B, inputs=unused)])[:-2]
+    order = []
+    interleaved(jobs, 2, lambda job: order.append(job) or {}, tell=lambda _: None)
+    assert order.count(inputs) == 1
+    assert order[0] is inputs
+    assert unused not in order
 
 
 def test_a_job_that_fails_is_told_and_the_others_go_on():

@@ -251,3 +251,30 @@ def test_answers_need_a_folder(run: Path, scans: list[Path], tmp_path: Path) -> 
     with pytest.raises(DataError, match="need a folder"):
         seg3d.predict(run, scans, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_prediction_computes_with_the_algorithms_of_its_run_and_leaves_the_process_as_it_was(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    def state() -> dict[str, Any]:
+        return {
+            "threads": torch.get_num_threads(),
+            "portable": not torch.backends.mkldnn.enabled,
+            "tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        }
+
+    before = state()
+    seen: list[dict[str, Any]] = []
+    given = ["reproducibility.portable=true", "reproducibility.threads=1"]
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        outside = state()
+        for settings in ([], given):
+            seg3d.predict(run, scans[:1], tmp_path / "out", overrides=settings, tell=lambda _: seen.append(state()))
+        assert state() == outside
+    finally:
+        torch.backends.cudnn.allow_tf32 = before["tf32"]
+    expected = {"threads": outside["threads"], "portable": False, "tf32": False}
+    assert expected | {"cudnn": (True, False)} in seen
+    assert expected | {"cudnn": (True, False), "threads": 1, "portable": True} in seen

@@ -22,9 +22,9 @@ import seg3d
 from seg3d.atomic import exclusive
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import list_checkpoints
+from seg3d.training.checkpoints import chosen_checkpoint, list_checkpoints
 from seg3d.training.environment import describe_code
-from seg3d.training.outcome import chosen_checkpoint, read_weights
+from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
 
 DIGESTS = ("weights_sha256", "optimizer_sha256", "trace_sha256", "best_score", "identity_sha256", "epochs", "steps")

@@ -34,6 +34,7 @@ class Job:
         tuned: Keep freed memory, as seg3d does.
         most: Largest number of repetitions.
         environment: More variables of the process.
+        inputs: Makes what it is measured on; run once, however many jobs name it.
     """
 
     case: str
@@ -44,6 +45,7 @@ class Job:
     tuned: bool = False
     most: int = 99
     environment: Mapping[str, str] = field(default_factory=dict)
+    inputs: Job | None = None
 
     @property
     def name(self) -> str:
@@ -116,6 +118,9 @@ def interleaved(
     """
     found: list[list[Measures]] = [[] for _ in jobs]
     failed: set[int] = set()
+    for inputs in dict.fromkeys(job.inputs for job in jobs):
+        if inputs is not None:
+            run(inputs)
     for case in dict.fromkeys(job.case for job in jobs):
         for turn in range(repeats):
             for number, job in enumerate(jobs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,3 +98,17 @@ def device_type(config: Config) -> str:
 def build_reproducibility(config: Config) -> Reproducibility:
     """How the process is set up."""
     return Reproducibility(**config.reproducibility.model_dump())
+
+
+def prediction_settings(config: Config, overrides: Sequence[str] = ()) -> Reproducibility:
+    """How a process that predicts is set up: with the algorithms of the run, but with the threads of this machine.
+
+    The run's config holds the threads of the machine that trained. Who wants those gives them anew.
+
+    Args:
+        config: With the overrides.
+        overrides: ``path=value`` settings that were given.
+    """
+    chosen = any(setting.split("=")[0].strip() == "reproducibility.threads" for setting in overrides)
+    found = build_reproducibility(config)
+    return replace(found, keep_memory=False, threads=found.threads if chosen else None)  # memory: as long as it lasts

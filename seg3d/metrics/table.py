@@ -20,6 +20,16 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def mean_dice(row: Mapping[str, Any]) -> float | None:
+    """Mean Dice of a case over its labels where it is defined; ``None`` where it is nowhere.
+
+    Args:
+        row: One of the summary's ``metric_per_case``.
+    """
+    dice = [metrics["Dice"] for metrics in row["metrics"].values() if metrics["Dice"] is not None]
+    return sum(dice) / len(dice) if dice else None
+
+
 def format_summary(summary: Mapping[str, Any]) -> str:
     """A short table for the terminal: one line per label, the foreground Dice, the worst cases."""
     head = f"{'label':<16}{'cases':>6}{'Dice  [95 % interval]':>25}{'median':>8}{'IoU':>7}{'HD95 mm':>15}{'surface':>9}"

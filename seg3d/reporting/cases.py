@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.errors import DataError
+from seg3d.metrics.table import mean_dice
 from seg3d.reporting.figures import FigureCase, worst_median_best, worst_median_best_figure
 from seg3d.reporting.loading import CaseFiles, image_of, load_case
 
@@ -62,16 +63,6 @@ def load_worst_median_best(
     return [
         load_case(files[case], names, ignore_label=ignore_label, score=scores[case], window=window) for case in files
     ]
-
-
-def mean_dice(row: Mapping[str, Any]) -> float | None:
-    """Mean Dice of a case over its labels where it is defined; ``None`` where it is nowhere.
-
-    Args:
-        row: One of the summary's ``metric_per_case``.
-    """
-    dice = [metrics["Dice"] for metrics in row["metrics"].values() if metrics["Dice"] is not None]
-    return sum(dice) / len(dice) if dice else None
 
 
 def _files(row: Mapping[str, Any], image: Path, find_map: Callable[[str], Path]) -> CaseFiles:

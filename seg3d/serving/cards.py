@@ -13,7 +13,7 @@ from seg3d.config import Config
 from seg3d.inference.predictor import Predictor
 from seg3d.serving.inspection import Wanted
 from seg3d.training.run_folder import RunFolder, read_json
-from seg3d.verbs.report import evaluation_of_test_cases
+from seg3d.verbs.evaluations import evaluation_of_test_cases
 
 DISCLAIMER = "For research use only. Not a medical device: not for diagnosis or treatment."
 _CAVEATS = (

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 from seg3d.build.dataset import foreground
+from seg3d.build.prediction import prediction_settings
 from seg3d.config import load_config
 from seg3d.inference.predictor import Predictor
 from seg3d.io.picture import SUFFIXES as PICTURE_SUFFIXES
@@ -62,6 +64,7 @@ def load_model(
     refuse_disagreement(folders, None)
     config = load_config(folders[0].config, overrides)
     refuse_other_preparation(folders[0], config)
+    prediction_settings(config, overrides).configure(raising=torch.cuda.is_available())
     members = distinct([load_member(folder, overrides) for folder in folders], tell)
     predictor = build_predictor(members, config)
     model = read_model(folders[0])

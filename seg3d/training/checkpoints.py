@@ -16,6 +16,8 @@ from typing import Literal
 
 from seg3d.atomic import publish, temporary_name
 from seg3d.digest import sha256_file
+from seg3d.errors import RunError
+from seg3d.training.run_folder import RunFolder
 
 Kind = Literal["last", "best"]
 
@@ -79,6 +81,21 @@ def list_checkpoints(folder: Path, kind: Kind) -> list[Checkpoint]:
             _, step, digest = _parts(path)
             found.append(Checkpoint(step, path, digest))
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.path.name))
+
+
+def chosen_checkpoint(folder: RunFolder) -> Checkpoint:
+    """The checkpoint that a run predicts with: the best one, or the last one where nothing was validated.
+
+    Raises:
+        RunError: There is none.
+    """
+    for kind in ("best", "last"):
+        found = list_checkpoints(folder.checkpoints, kind)
+        if found:
+            return found[-1]
+    raise RunError(
+        "the run has no checkpoint", where=folder.path, fix="Continue it with 'seg3d resume', or train again."
+    )
 
 
 def newest_sound(folder: Path, kind: Kind) -> tuple[Checkpoint | None, list[Checkpoint]]:

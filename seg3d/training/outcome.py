@@ -11,7 +11,7 @@ import torch
 
 from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, list_checkpoints, newest_sound
+from seg3d.training.checkpoints import Checkpoint, chosen_checkpoint, newest_sound
 from seg3d.training.digests import optimizer_sha256
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder, read_metrics
@@ -59,21 +59,6 @@ def refuse_diverged(folder: RunFolder) -> None:
         got=f"epoch {first['epoch'] + 1}{step}",
         fix="Lower train.optimizer.learning_rate or train.gradient_clip, or try train.precision=fp32. "
         "Checkpoints that are kept are from before.",
-    )
-
-
-def chosen_checkpoint(folder: RunFolder) -> Checkpoint:
-    """The checkpoint that a run predicts with: the best one, or the last one where nothing was validated.
-
-    Raises:
-        RunError: There is none.
-    """
-    for kind in ("best", "last"):
-        found = list_checkpoints(folder.checkpoints, kind)
-        if found:
-            return found[-1]
-    raise RunError(
-        "the run has no checkpoint", where=folder.path, fix="Continue it with 'seg3d resume', or train again."
     )
 
 

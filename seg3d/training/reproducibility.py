@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,8 +52,13 @@ class Reproducibility:
             np.random.seed(derived_seed(seed, "numpy") % 2**32)  # noqa: NPY002
             torch.manual_seed(derived_seed(seed, "torch"))
 
-    def configure(self) -> None:
-        """Choose threads and algorithms, in every process that computes; nothing is seeded."""
+    def configure(self, *, raising: bool = True) -> None:
+        """Choose threads and algorithms, in every process that computes; nothing is seeded.
+
+        Args:
+            raising: In mode ``"deterministic"`` have operators raise that have no deterministic algorithm. It loads
+                torch's compiler, which takes longer than a small scan to predict.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.keep_memory:
@@ -62,12 +69,36 @@ class Reproducibility:
         deterministic = self.mode == "deterministic"
         if deterministic:
             choose_cublas_workspace()
-        torch.use_deterministic_algorithms(deterministic)
+        if raising:
+            torch.use_deterministic_algorithms(deterministic)
         # would fill every new tensor, for programs that read what they never wrote: 2 % of a step; torch makes the
         # name up at run time, so that no type checker finds it
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.benchmark = not deterministic
+
+
+@contextmanager
+def configured(settings: Reproducibility) -> Iterator[None]:
+    """Threads and algorithms are as chosen inside the block, and as they were after it."""
+    threads, onednn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    raising = torch.cuda.is_available()  # on the processor every operator of a prediction is deterministic
+    strict, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    convolutions = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        settings.configure(raising=raising)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.set_flags(onednn)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        if raising:
+            torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = convolutions
 
 
 def choose_cublas_workspace() -> None:

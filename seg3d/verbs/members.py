@@ -21,7 +21,8 @@ from seg3d.errors import RunError
 from seg3d.inference.backends import compiled
 from seg3d.inference.ensemble import McDropout
 from seg3d.inference.predictor import Predictor
-from seg3d.training.outcome import chosen_checkpoint, predicting_weights, read_checkpoint
+from seg3d.training.checkpoints import chosen_checkpoint
+from seg3d.training.outcome import predicting_weights, read_checkpoint
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 

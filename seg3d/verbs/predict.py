@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from seg3d import __version__
 from seg3d.atomic import write_json
 from seg3d.build.dataset import build_dataset
+from seg3d.build.prediction import prediction_settings
 from seg3d.config import Config, load_config
 from seg3d.errors import DataError, Fault, FaultsError
 from seg3d.inference.inputs import Scan, find_scans
@@ -19,6 +20,7 @@ from seg3d.inference.predictor import Prediction, Predictor
 from seg3d.io import answer_name, image_stem
 from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
+from seg3d.training.reproducibility import configured
 from seg3d.training.run_folder import RunFolder
 from seg3d.verbs.manifest import MANIFEST, earlier_answers, parts_of_scans
 from seg3d.verbs.members import (
@@ -106,10 +108,13 @@ def predict(
     config = load_config(folders[0].config, overrides)
     refuse_other_preparation(folders[0], config)
     members = distinct([load_member(folder, overrides) for folder in folders], tell)
-    predictor = build_predictor(members, config, mc_dropout)
-    chosen = predictor.choice
-    tell(f"{chosen.tiling} tiles: {chosen.why}")
-    with kept_memory(config.reproducibility.keep_memory):
+    with (
+        configured(prediction_settings(config, overrides)),
+        kept_memory(config.reproducibility.keep_memory),
+    ):
+        predictor = build_predictor(members, config, mc_dropout)
+        chosen = predictor.choice
+        tell(f"{chosen.tiling} tiles: {chosen.why}")
         if isinstance(inputs, Volume):
             return predictor.predict([inputs]).label
         if split is not None:

@@ -11,17 +11,15 @@ from typing import Any
 from seg3d.atomic import append_line
 from seg3d.build.dataset import build_dataset
 from seg3d.config import load_config
-from seg3d.errors import ConfigError, DataError, RunError, Seg3dError
+from seg3d.errors import ConfigError, DataError, Seg3dError
 from seg3d.reporting.loading import images_of
 from seg3d.reporting.run_report.page import Scored, write_run_report
 from seg3d.reporting.run_report.scores import Evaluation, read_evaluation
-from seg3d.reporting.run_report.shapes import EVALUATED, shaped
 from seg3d.training.checkpoints import list_checkpoints
-from seg3d.training.outcome import chosen_checkpoint
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
+from seg3d.verbs.evaluations import last_evaluation
 from seg3d.verbs.manifest import read_manifest
-from seg3d.verbs.members import part_of_split
 
 
 def report(
@@ -58,57 +56,6 @@ def report(
         None if evaluation is None else _with_pictures(folder, evaluation, None if images is None else Path(images))
     )
     return write_run_report(folder, target, scored)
-
-
-def last_evaluation(folder: RunFolder) -> Evaluation | None:
-    """The scores that were made last of a run's predictions and are still there; ``None`` without any.
-
-    Raises:
-        RunError: The list of evaluations is damaged, or what it names last are no scores.
-    """
-    return next(_evaluations_left(folder), None)
-
-
-def evaluation_of_test_cases(folder: RunFolder) -> Evaluation | None:
-    """Scores of the run's test cases, all of them and no others, by the weights that it predicts with.
-
-    Those that the run itself was asked for, else those that were made last.
-
-    Raises:
-        RunError: As :func:`last_evaluation`.
-    """
-    if folder.test_scores.is_file():
-        return read_evaluation(folder.test_scores)
-    cases, weights = part_of_split(folder, "test"), chosen_checkpoint(folder).sha256
-    for found in _evaluations_left(folder):
-        if found.cases == cases and found.weights is not None and found.weights.startswith(weights):
-            return found
-    return None
-
-
-def _evaluations_left(folder: RunFolder) -> Iterator[Evaluation]:
-    """The scores of a run's predictions that are still there, the last ones first."""
-    for record in reversed(_evaluations(folder)):
-        path = Path(os.path.normpath(folder.path / record["summary"]))
-        if path.is_file():
-            yield read_evaluation(path, record.get("weights"))
-    if folder.test_scores.is_file():
-        yield read_evaluation(folder.test_scores)
-
-
-def _evaluations(folder: RunFolder) -> list[Mapping[str, Any]]:
-    if not folder.evaluations.exists():
-        return []
-    try:
-        lines = folder.evaluations.read_text(encoding="utf-8").splitlines()
-        return [shaped(json.loads(line), EVALUATED) for line in lines]
-    except (OSError, ValueError) as error:
-        raise RunError(
-            "the list of the run's evaluations is damaged",
-            where=folder.evaluations,
-            got=error,
-            fix="Remove its broken lines, or give the scores with --scores.",
-        ) from error
 
 
 def draw_report(folder: RunFolder, tell: Callable[[str], None]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers.harness import Job, Settings, run_job, with_and_without
+from benchmarks.peers.harness import Job, Settings, with_and_without
 from benchmarks.peers.meter import Measures, Meter
 from benchmarks.peers.networks import STRIDE, load_network, made_up_volume, one_pass, write_weights
 
@@ -40,7 +40,8 @@ def _jobs_of(name: str, scan: Path | None, norm: str, settings: Settings) -> lis
     stem = str(settings.folder / f"{name}-{NORMS[norm]}".replace(" ", ""))
     shape = [int(n) for n in name.split(" x ")] if scan is None else []
     made = {"stem": stem, "norm": NORMS[norm], "quick": settings.quick}
-    run_job(Job(name, "inputs", "", f"{__name__}:make_inputs", {**made, "scan": str(scan or ""), "shape": shape}, True))
+    source = {"scan": str(scan or ""), "shape": shape}
+    inputs = Job(name, "inputs", "", f"{__name__}:make_inputs", {**made, **source}, tuned=True)
     tile = 32 if settings.quick else 96
     way = "exact" if norm == "batch norm" else "blended"
     tools = {f"seg3d, {way}": ("ours", "seg3d", {"way": way}), **TOOLS}
@@ -52,6 +53,7 @@ def _jobs_of(name: str, scan: Path | None, norm: str, settings: Settings) -> lis
             f"{__name__}:measure",
             {**made, "tool": adapter, "tile": tile, "options": options},
             most=1 if scan else 99,
+            inputs=inputs,
         )
         for tool, (adapter, package, options) in tools.items()
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from seg3d.errors import RunError
 from seg3d.io import is_picture
-from seg3d.reporting.cases import mean_dice
+from seg3d.metrics.table import mean_dice
 from seg3d.reporting.run_report.shapes import SUMMARY, shaped
 from seg3d.training.run_folder import read_json
 
