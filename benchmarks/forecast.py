@@ -38,11 +38,11 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
     from benchmarks.training_step import Steps
     from seg3d.build import training as build
     from seg3d.build.prediction import build_reproducibility
+    from seg3d.build.settings import counted_labels
     from seg3d.config import load_config
     from seg3d.forecast import usage
     from seg3d.training.fit import fit
     from seg3d.verbs.prepare import prepare
-    from seg3d.verbs.train import counted_labels
 
     plain = load_config(Path(config), settings)
     store = prepare(plain, progress=False)
@@ -51,7 +51,7 @@ def truth(config: str, settings: list[str]) -> dict[str, float]:
     short = [*settings, "train.max_epochs=1", "train.accumulate=1", "train.progress=false"]
     chosen = build.resolve(load_config(Path(config), [*short, f"sampling.patches_per_epoch={patches}"]))
     build_reproducibility(chosen).apply(chosen.seed)
-    labels = counted_labels(store)
+    labels = counted_labels(store.labels, store.ignore_label)
     data = build.build_data(chosen, store.select(split.train), (), labels)
     module = build.build_module(
         chosen, len(store.channels), labels, store.ignore_label, 8, seed=0, regions=store.regions

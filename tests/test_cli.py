@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from scans import write_nifti
 from study import make_study
 from typer.testing import CliRunner, Result
 
+import seg3d
 from seg3d.cli import app, main
-from seg3d.errors import Seg3dError
+from seg3d.errors import ConfigError, Seg3dError
 from seg3d.verbs.check import check
 
 
@@ -256,3 +258,27 @@ def test_predictions_lie_where_simpleitk_sees_the_scan(real_data: Callable[[str]
         centres.append(statistics.GetCentroid(1))
     np.testing.assert_allclose(centres[0], centres[1], atol=0.1)
     assert nib.load(path).header["qform_code"] == nib.load(tmp_path / "answer.nii.gz").header["qform_code"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.patches_per_epoch=7", "sampling.patches_per_epoch: .*do not fill whole batches.*nearest is 8"),
+        ("sampling.class_weights={blub: 1}", "sampling.class_weights: unknown labels"),
+        ("loss.class_weights={blub: 1}", "loss.class_weights: unknown labels"),
+        ("loss.class_weights={blob: 0}", "loss.class_weights: nothing that is to be found has a weight"),
+        ("predict.keep_largest=[blub]", "predict.keep_largest: unknown labels"),
+        ("predict.min_size_ml={blub: 1}", "predict.min_size_ml: unknown labels"),
+        ("data.split.stratify=blub", "data.split.stratify: unknown labels"),
+        ("model.prior=0.1", "model.prior: .*knows no prior"),
+    ],
+)
+def test_check_tells_what_train_would_refuse_and_train_refuses_it_before_it_prepares(
+    config: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    done = call("check", config, override)
+    assert done.exit_code == 1
+    assert re.search(message, done.output), done.output
+    with pytest.raises(ConfigError, match=message):
+        seg3d.train(config, [override, f"data.store={tmp_path / 'store'}"])
+    assert not (tmp_path / "store").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -29,6 +30,7 @@ from seg3d.training.fit import fit
 from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
+from seg3d.training.tracking import fit_name
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,7 @@ def test_the_certificate_compares_what_was_asked_with_what_was_drawn(reference: 
         shares = line["classes"].values()
         assert sum(entry["expected"] for entry in shares) == pytest.approx(1)
         assert all(entry["realised"] == pytest.approx(entry["expected"]) for entry in shares)
+        assert all(entry["drawn_but_moved_out"] >= 0 for entry in shares)
 
 
 def test_weights_are_loaded_without_unpickling_objects(reference: Path) -> None:
@@ -392,3 +395,80 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
     one, three = (losses_of(seg3d.train(config, [*still, f"train.accumulate={n}"])) for n in (1, 3))
     found, expected = ([float.fromhex(loss) for loss in losses] for losses in (three, one))
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, devices: int) -> None:
+    sgd = ["train.optimizer.kind=sgd", "train.optimizer.learning_rate=1e25"]
+    settings = [*sgd, f"train.devices={devices}", "train.max_epochs=4"]
+    folder = config.parent / f"diverged-{devices}"
+    with pytest.raises(RunError, match=r"has diverged.*epoch 1, batch \d+: loss (nan|inf)"):
+        seg3d.train(
+            config, [*settings, "train.optimizer.learning_rate=1e38", "train.gradient_clip=null"], folder=folder
+        )
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 2  # one epoch
+    assert not (folder / "result.json").exists()
+    assert list((folder / "checkpoints").iterdir()) == []
+    with pytest.raises(RunError, match="has diverged"):
+        seg3d.resume(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("val_dice_tumour (core)", "val_dice_tumour _core_"), ("a/b", "a/b"), ("a//b", "a__b"), ("Größe: 1", "Größe: 1")],
+)
+def test_names_are_such_as_mlflow_takes(name: str, expected: str) -> None:
+    assert fit_name(name) == expected
+
+
+def test_labels_are_mirrored_whatever_they_are_called(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    dataset = tmp_path / "data" / "dataset.json"
+    content = json.loads(dataset.read_text())
+    dataset.write_text(json.dumps(content | {"labels": {"0": "background", "1": "tumour (core)"}}))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    weights = "loss.class_weights={tumour (core): 2}"
+    seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=1", weights])
+    client = mlflow.MlflowClient(uri)
+    (record,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert "val_dice_tumour _core_" in record.data.metrics
+    assert "loss.class_weights.tumour _core_" in record.data.params
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_mirror_that_fails_is_told_once_and_stops_nothing(config: Path, tmp_path: Path, resumed: bool) -> None:
+    database, told = tmp_path / "mlflow.db", []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line.startswith("epoch 1/"):
+            database.unlink(missing_ok=True)
+
+    settings = ["tracking.enabled=true", f"tracking.uri=sqlite:///{database}", "train.max_epochs=3"]
+    run = seg3d.train(config, settings, tell=tell)
+    if resumed:
+        before = result_of(run)["trace_sha256"]
+        (run / "result.json").unlink()
+        told.clear()
+        seg3d.resume(run, tell=tell)
+        assert result_of(run)["trace_sha256"] == before
+    assert result_of(run)["epochs"] == 3
+    assert len([line for line in told if "no longer mirrored in MLflow" in line]) == 1
+
+
+def test_one_scan_under_two_names_is_told_where_it_is_in_two_parts_of_the_split(tmp_path: Path) -> None:
+    config = make_study(tmp_path)
+    parts = json.loads((seg3d.train(config, ["train.max_epochs=1"]) / "splits.json").read_text())
+    told: list[str] = []
+    for folder in (tmp_path / "data" / "imagesTr", tmp_path / "data" / "labelsTr"):
+        shutil.copyfile(folder / f"{parts['train'][0]}.nii.gz", folder / f"{parts['test'][0]}.nii.gz")
+    run = seg3d.train(config, ["train.max_epochs=1"], tell=told.append)
+    text = "\n".join(told)
+    assert "NOTE: the same image is in different parts of the split" in text
+    pair = sorted([f"{parts['train'][0]} (train)", f"{parts['test'][0]} (test)"])
+    assert " and ".join(pair) in text
+    assert json.loads((run / "data.json").read_text())["shared_images"] == [" and ".join(pair)]
+    told.clear()
+    group = f"data.groups={{{parts['train'][0]}: a, {parts['test'][0]}: a}}"
+    seg3d.train(config, ["train.max_epochs=1", group], tell=told.append)
+    assert "same image" not in "\n".join(told)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from seg3d.build.dataset import class_weights
 from seg3d.cases import Region
 from seg3d.config import Config
 from seg3d.inference.sliding import SlidingWindow
@@ -94,17 +93,6 @@ def resolve_precision(config: Config) -> str:
 def device_type(config: Config) -> str:
     """``"cuda"`` or ``"cpu"``: where this machine computes for a config."""
     return "cuda" if config.train.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def build_clean_up(config: Config, labels: Mapping[str, int]) -> tuple[tuple[int, ...], dict[int, float]]:
-    """Labels of which only the largest component is kept, and the smallest volume of a component by label.
-
-    Raises:
-        ConfigError: A name is not a label of the dataset.
-    """
-    chosen = config.predict
-    largest = class_weights(dict.fromkeys(chosen.keep_largest, 1.0), labels, "predict.keep_largest", {})
-    return tuple(largest), class_weights(chosen.min_size_ml, labels, "predict.min_size_ml", {})
 
 
 def build_reproducibility(config: Config) -> Reproducibility:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from seg3d.build.dataset import class_weights, classes, foreground, outputs, split_members
+from seg3d.build.dataset import classes, foreground, outputs, split_members
 from seg3d.build.prediction import build_margin, build_network, build_window, resolve_precision, slice_axes
+from seg3d.build.settings import centre_weights, chosen_stratum, loss_weights
 from seg3d.cases import Region, Split
 from seg3d.config import Config
-from seg3d.errors import ConfigError
 from seg3d.keyed import derived_seed
 from seg3d.losses import LossTerm, WeightedLoss, build_loss
 from seg3d.sampling.augment import Augmentation
@@ -87,10 +87,9 @@ def build_data(
         begun: An epoch that was interrupted, and how many of its batches are done.
     """
     chosen = config.sampling
-    weights = class_weights(chosen.class_weights, labels, "sampling.class_weights", _even_weights(labels))
     plan = SamplingPlan(
         train,
-        weights,
+        centre_weights(config, labels),
         patches_per_epoch=chosen.patches_per_epoch,
         patches_per_visit=chosen.patches_per_visit,
         balance=chosen.balance,
@@ -172,26 +171,14 @@ def build_weighted_loss(
     Raises:
         ConfigError: It does not fit the labels or regions.
     """
-    if config.model.prior is not None and not regions:
-        fix = "Give data.regions, or leave it out."
-        raise ConfigError("softmax over labels knows no prior", where="model.prior", got=config.model.prior, fix=fix)
+    weights = loss_weights(config, labels, ignore_label, regions)
     terms = [LossTerm(**term.model_dump()) for term in config.loss.terms]
-    for number, term in enumerate(terms):
-        if regions and term.include_background:
-            where, fix = f"loss.terms.{number}.include_background", "Leave it out."
-            raise ConfigError("has no effect with regions, which have no background", where=where, fix=fix)
-    names = {region.name: number for number, region in enumerate(regions)} or labels
-    numbers = tuple(range(len(regions))) or classes(labels, ignore_label)
-    wanted = config.loss.class_weights
-    weights = None if wanted is None else class_weights(wanted, names, "loss.class_weights", {})
-    given = [1.0 if weights is None else weights.get(number, 1.0) for number in numbers]
-    if not any(given if regions else given[1:]):
-        raise ConfigError("nothing that is to be found has a weight", where="loss.class_weights", got=wanted)
+    values = () if regions else classes(labels, ignore_label)
     return build_loss(
         terms,
-        class_weights=None if weights is None else given,
+        class_weights=weights,
         ignore_label=ignore_label,
-        values=() if regions else numbers,
+        values=values,
         regions=[region.values for region in regions],
     )
 
@@ -217,17 +204,10 @@ def build_fit_settings(config: Config) -> FitSettings:
     )
 
 
-def _even_weights(labels: Mapping[str, int]) -> dict[int, float]:
-    """Half background, the other half shared by the foreground labels."""
-    others = [value for value in labels.values() if value != 0]
-    return {0: 0.5} | {value: 0.5 / len(others) for value in others}
-
-
 def _stratum(config: Config, cases: Sequence[StoredInfo]) -> int:
     """The label whose presence is spread evenly over the parts: the configured one, or that of the fewest cases."""
     labels = foreground(cases[0].labels, cases[0].ignore_label)
-    name = config.data.split.stratify
-    if name is not None:
-        return class_weights({name: 1.0}, labels, "data.split.stratify", {}).popitem()[0]
+    if (chosen := chosen_stratum(config, labels)) is not None:
+        return chosen
     held = {v: sum(c.class_counts.get(v, 0) > 0 for c in cases) for v in labels.values()}
     return min(sorted(held), key=lambda value: held[value])

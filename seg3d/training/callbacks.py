@@ -25,7 +25,7 @@ from seg3d.training.digests import generator_sha256, optimizer_sha256
 from seg3d.training.module import SegmentationModule, mean_dice, mean_dice_of
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder
-from seg3d.training.trace import TraceWriter, exact
+from seg3d.training.trace import DIVERGED, TraceWriter, exact
 
 
 class Recorder(pl.Callback):
@@ -112,7 +112,8 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, SegmentationModule)
         done = self._progress
         self._pending.append((self._step_record(trainer, batch, batch_idx), pl_module.batch_loss))
-        done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
+        drawn = zip(batch["case_id"], batch["centre"], batch["moved_out"], strict=True)
+        done.centres += [(case, *centre, moved_out) for case, centre, moved_out in drawn]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
         done.waited_seconds = self._waited + _seconds_waited(trainer)
@@ -123,21 +124,26 @@ class Recorder(pl.Callback):
             self._flush_steps()
             if trainer.global_rank == 0:
                 self._trace.flush()
-            self._save(trainer)
+            if not self._has_diverged(trainer, pl_module):
+                self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that this epoch has a score."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the epoch's records and checkpoints."""
+        """Write the epoch's records and checkpoints; a training that has diverged stops before its checkpoint."""
         assert isinstance(pl_module, SegmentationModule)
-        better = self._note_score(pl_module)
         self._flush_steps()
+        diverged = self._has_diverged(trainer, pl_module)
+        better = not diverged and self._note_score(pl_module)
         centres = _of_all_ranks(trainer, self._progress.centres)
         if trainer.global_rank == 0:
-            self._write_epoch(trainer, pl_module, better, centres)
+            self._write_epoch(trainer, pl_module, better, centres, diverged)
         self._progress.end()
+        if diverged:
+            trainer.should_stop = True
+            return
         path = self._save(trainer)
         if better and path is not None:
             copy_as_best(path)
@@ -148,15 +154,33 @@ class Recorder(pl.Callback):
         stale = self._patience is not None and self._progress.stale > self._patience
         return stale or (self._progress.epoch == self._stop_after and self._progress.batches == 0)
 
+    def _has_diverged(self, trainer: pl.Trainer, module: SegmentationModule) -> bool:
+        """Whether loss or weights are no numbers any more, on any rank; all ranks call this.
+
+        A single loss that is none may be mended: in fp16 such a step is left out.
+        """
+        finite = math.isfinite(self._progress.losses[-1]) and all(
+            bool(torch.isfinite(weights).all()) for weights in module.network.parameters()
+        )
+        return trainer.strategy.reduce_boolean_decision(not finite, all=False)
+
     def _write_epoch(
-        self, trainer: pl.Trainer, module: SegmentationModule, better: bool, centres: Sequence[tuple[Any, ...]]
+        self,
+        trainer: pl.Trainer,
+        module: SegmentationModule,
+        better: bool,
+        centres: Sequence[tuple[Any, ...]],
+        diverged: bool,
     ) -> None:
         row = self._row(trainer, module, len(centres))
         self.history.append(row)
-        self._trace.add(_epoch_record(trainer, module, row["val_dice"]))
+        record = _epoch_record(trainer, module, row["val_dice"])
+        self._trace.add(record | {DIVERGED: True} if diverged else record)
         self._trace.flush()
-        placed = [(case, (x, y, z)) for case, x, y, z in centres]
-        certificate = self._certifier.certify(trainer.current_epoch, placed)
+        placed = [(case, (x, y, z)) for case, x, y, z, *_ in centres]
+        # checkpoints of earlier versions do not say what was moved out
+        moved_out = [place for place, (*_, moved) in zip(placed, centres, strict=True) if moved is True]
+        certificate = self._certifier.certify(trainer.current_epoch, placed, moved_out)
         append_line(self.folder.sampling, json.dumps(certificate, sort_keys=True))
         _append_row(self.folder.metrics, row)
         self._tell(_line(row, trainer.max_epochs, better))

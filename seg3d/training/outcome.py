@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from seg3d.training.checkpoints import Checkpoint, chosen_checkpoint, newest_sou
 from seg3d.training.digests import optimizer_sha256
 from seg3d.training.progress import Progress
 from seg3d.training.run_folder import RunFolder, read_metrics
-from seg3d.training.trace import read_trace
+from seg3d.training.trace import DIVERGED, read_trace
 
 _NETWORK = "network."
 
@@ -39,6 +40,26 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
         "optimizer_sha256": optimizer_sha256(last["optimizer_states"][0]),
         "trace_sha256": read_trace(folder.trace)[-1]["hash"],
     }
+
+
+def refuse_diverged(folder: RunFolder) -> None:
+    """Raise where a training was stopped because loss or weights were no numbers any more.
+
+    Raises:
+        RunError: It was; it says from which step on.
+    """
+    trace = read_trace(folder.trace)
+    if not trace[-1].get(DIVERGED):
+        return
+    first = next((r for r in trace if "loss" in r and not math.isfinite(float.fromhex(r["loss"]))), trace[-1])
+    step = f", batch {first['batch'] + 1}: loss {float.fromhex(first['loss'])}" if "loss" in first else ": weights"
+    raise RunError(
+        "the training has diverged: loss or weights are no numbers any more",
+        where=folder.path,
+        got=f"epoch {first['epoch'] + 1}{step}",
+        fix="Lower train.optimizer.learning_rate or train.gradient_clip, or try train.precision=fp32. "
+        "Checkpoints that are kept are from before.",
+    )
 
 
 def read_last(folder: RunFolder) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from seg3d.atomic import append_line, write_text
 from seg3d.errors import RunError
 
 START = "0" * 64  # stands for the hash of the line before the first
+DIVERGED = "diverged"  # key of an epoch after which loss or weights were no numbers, and the training was stopped
 
 
 class TraceWriter:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import posixpath
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _SQLITE = "sqlite:///"
+_LONGEST_NAME = 250
 
 
 @dataclass
@@ -32,11 +36,11 @@ class Tracker:
     _ended: bool = field(default=False, init=False)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log finite values in one request."""
+        """Log finite values in one request, under names that MLflow takes."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(k, float(v), now, step) for k, v in values.items() if v == v and abs(v) != float("inf")]
+        metrics = [Metric(fit_name(k), float(v), now, step) for k, v in values.items() if math.isfinite(v)]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def log_files(self, paths: Sequence[Path], folder: str | None = None) -> None:
@@ -80,8 +84,7 @@ def start_tracking(
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    # a server that is not there is told after seconds instead of minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    _give_up_soon()
     # migrations of a new database are told line by line otherwise
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -91,7 +94,7 @@ def start_tracking(
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, uri, experiment)
         run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
-        flat = [Param(key, str(value)[:500]) for key, value in flatten(params).items()]
+        flat = [Param(fit_name(key), str(value)[:500]) for key, value in flatten(params).items()]
         for first in range(0, len(flat), 100):  # the most that a request may hold
             client.log_batch(run.info.run_id, params=flat[first : first + 100])
     except (MlflowException, OSError) as error:
@@ -113,6 +116,7 @@ def continue_tracking(uri: str, run_id: str) -> Tracker:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    _give_up_soon()
     try:
         client = MlflowClient(tracking_uri=uri)
         client.update_run(run_id, status="RUNNING")
@@ -134,8 +138,14 @@ def attach(uri: str, run_id: str, paths: Sequence[Path]) -> None:
     """
     from mlflow import MlflowClient
 
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    _give_up_soon()
     Tracker(MlflowClient(tracking_uri=uri), run_id).log_files(paths)
+
+
+def fit_name(name: str) -> str:
+    """A name of a metric or setting as MLflow takes it: ``_`` for what it refuses, such as the brackets of a label."""
+    allowed = re.sub(r"[^\w.\- :/]", "_", name)[:_LONGEST_NAME]
+    return allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,6 +158,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def _give_up_soon() -> None:
+    """Have a server that is not there told after seconds instead of minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 
 def _experiment(client: MlflowClient, uri: str, name: str) -> str:

@@ -11,10 +11,10 @@ import torch
 from seg3d.auditing.ops import Finding, watch
 from seg3d.build import training as build
 from seg3d.build.prediction import build_reproducibility, build_window
+from seg3d.build.settings import counted_labels
 from seg3d.config import Config, as_config
 from seg3d.store import StoredVolume
 from seg3d.verbs.prepare import prepare
-from seg3d.verbs.train import counted_labels
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def audit_operators(config: Config | Path | str, overrides: Sequence[str] = ()) 
     config = build.resolve(as_config(config, settings))
     store = prepare(config)
     split = build.build_split(config, store.labelled, store.groups)
-    counted = counted_labels(store)
+    counted = counted_labels(store.labels, store.ignore_label)
     build_reproducibility(config).apply(config.seed)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted)
     module = build.build_module(

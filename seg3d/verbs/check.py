@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
+from seg3d.build.settings import attempts
 from seg3d.cases import Dataset, find_faults, read_dataset
 from seg3d.config import Config, inspect_config
 from seg3d.errors import DataError, Fault, FaultsError, Seg3dError
@@ -46,6 +47,7 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     dataset, more = _attempted("data", lambda: build_dataset(config), "unusable")
     if dataset is None:  # that it cannot be read may come from what was told of where it is
         return sorted(faults if any(_says_where(fault) for fault in faults) else [*faults, *more])
+    sound = not faults
     faults += [*find_faults(dataset), *_name_faults(dataset)]
     for name, attempt in (
         ("data.labels", lambda: refuse_unlabelled(dataset)),
@@ -53,6 +55,9 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
         ("data.split", lambda: split_members(config, _members(dataset))),
     ):
         faults += _attempted(name, attempt)[1]
+    if sound and dataset.labels:  # else told already, or what stands for a faulty setting would be judged
+        settings = attempts(config, dataset.labels, dataset.ignore_label, dataset.regions)
+        faults += [fault for name, attempt in settings.items() for fault in _attempted(name, attempt)[1]]
     return sorted([*faults, *_slice_faults(config, dataset)])
 
 

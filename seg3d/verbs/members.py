@@ -12,7 +12,8 @@ from torch import nn
 
 from seg3d.auditing.differences import differences
 from seg3d.build.dataset import build_recipe, classes, outputs
-from seg3d.build.prediction import build_clean_up, build_margin, build_network, build_window, device_type
+from seg3d.build.prediction import build_margin, build_network, build_window, device_type
+from seg3d.build.settings import build_clean_up
 from seg3d.cases import Region
 from seg3d.config import Config, load_config
 from seg3d.digest import sha256_file, sha256_tensors

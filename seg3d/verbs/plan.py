@@ -13,7 +13,8 @@ import numpy as np
 
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
-from seg3d.build.prediction import build_clean_up, build_window, device_type, resolve_precision
+from seg3d.build.prediction import build_window, device_type, resolve_precision
+from seg3d.build.settings import attempts, counted_labels
 from seg3d.cases import Dataset
 from seg3d.config import Config, as_config
 from seg3d.forecast.forecast import Study, forecast_prediction, forecast_store, forecast_training
@@ -22,7 +23,6 @@ from seg3d.forecast.sizes import CaseSize, case_sizes, pick_sample
 from seg3d.verbs.plan_sample import in_process, sample
 from seg3d.verbs.prepare import refuse_unsound
 from seg3d.verbs.prepare_cases import usable_cores
-from seg3d.verbs.train import steps_per_epoch
 from seg3d.volume import Grid
 
 
@@ -42,13 +42,12 @@ def plan(config: Config | Path | str, overrides: Sequence[str] = (), *, budget_s
         Seg3dError: The config or the data cannot be used, as ``prepare`` and ``train`` would say.
     """
     config = as_config(config, overrides)
-    steps_per_epoch(config)
     dataset = build_dataset(config)
     refuse_unsound(dataset)
     recipe = build_recipe(config, len(dataset.channels))
-    labels = {name: value for name, value in dataset.labels.items() if value != dataset.ignore_label}
-    build.build_weighted_loss(config, labels, dataset.ignore_label, dataset.regions)
-    build_clean_up(config, dataset.labels)
+    labels = counted_labels(dataset.labels, dataset.ignore_label)
+    for attempt in attempts(config, dataset.labels, dataset.ignore_label, dataset.regions).values():
+        attempt()
     sizes = case_sizes(dataset, recipe)
     config = _settled(config)
     sampled = in_process(sample, (dataset, recipe, tuple(pick_sample(sizes))))

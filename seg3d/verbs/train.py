@@ -15,26 +15,28 @@ import pytorch_lightning as pl
 from seg3d.atomic import exclusive, write_json
 from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
-from seg3d.build.dataset import scored
-from seg3d.build.prediction import build_clean_up, build_reproducibility, device_type
+from seg3d.build.dataset import build_dataset, scored
+from seg3d.build.prediction import build_reproducibility, device_type
+from seg3d.build.settings import attempts, counted_labels, steps_per_epoch
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
-from seg3d.errors import ConfigError, DataError, RunError
+from seg3d.errors import DataError, RunError
 from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.data import PatchDataModule
 from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
 from seg3d.training.fit import fit, make_trainer
 from seg3d.training.memory import describe_allocator, kept_memory
-from seg3d.training.mirror import EpochMirror
-from seg3d.training.outcome import load_plain, read_progress, summarise
+from seg3d.training.mirror import EpochMirror, Mirror
+from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, summarise
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
 from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
-from seg3d.training.tracking import Tracker, continue_tracking, start_tracking
-from seg3d.verbs.prepare import Store, prepare
+from seg3d.training.tracking import Tracker, start_tracking
+from seg3d.verbs.leaks import shared_images
+from seg3d.verbs.prepare import Store, prepare, refuse_unsound
 from seg3d.verbs.report import draw_report
 
 # files of a run folder that MLflow gets, beside figures
@@ -108,7 +110,7 @@ def begin(
     Raises:
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
-    steps_per_epoch(config)
+    _refuse_unfit_settings(config)
     store = prepare(config, tell=tell)
     split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
@@ -150,8 +152,8 @@ def carry_out(
     """
     progress = Progress() if checkpoint is None else read_progress(load_plain(checkpoint))
     started = time.perf_counter()
-    with kept_memory(job.config.reproducibility.keep_memory), _tracked(job) as tracker:
-        _fit(job, tracker, tell, progress, checkpoint, stop_after)
+    with kept_memory(job.config.reproducibility.keep_memory), _tracked(job, tell) as mirror:
+        _fit(job, mirror, tell, progress, checkpoint, stop_after)
         seconds = progress.seconds + progress.epoch_seconds + time.perf_counter() - started
         identity = job.folder.identity
         result = summarise(job.folder) | identity | {"seconds": seconds, "changed": job.folder.changes()}
@@ -161,12 +163,18 @@ def carry_out(
     return result
 
 
+def _refuse_unfit_settings(config: Config) -> None:
+    """Tell which settings do not fit the labels of the dataset, before hours are spent on preparing it."""
+    dataset = build_dataset(config)
+    refuse_unsound(dataset)
+    for attempt in attempts(config, dataset.labels, dataset.ignore_label, dataset.regions).values():
+        attempt()
+
+
 def _refuse_unfit(config: Config, store: Store, split: Split) -> PatchDataModule:
     """Tell what does not fit the data, and what this machine cannot do, before a run folder is made."""
-    counted = counted_labels(store)
-    build.build_weighted_loss(config, counted, store.ignore_label, store.regions)
+    counted = counted_labels(store.labels, store.ignore_label)
     data = build.build_data(config, store.select(split.train), (), counted)
-    build_clean_up(config, store.labels)
     make_trainer(build.build_fit_settings(config))
     return data
 
@@ -208,6 +216,11 @@ def _create(
     prefetch: str,
 ) -> None:
     data = data_record(store)
+    if shared := shared_images(store.labelled, split):
+        data |= {"shared_images": shared}
+        tell("NOTE: the same image is in different parts of the split, which makes scores too good:")
+        tell("\n".join(f"  {line}" for line in shared))
+        tell("  Leave one of them out, or give them one group: data.groups.")
     if earlier is not None:
         changed = changed_files(read_json(earlier.data), data)
         data |= {"compared_with": earlier.path.name, "changed_files": changed}
@@ -237,14 +250,14 @@ def _create(
 
 def _fit(
     job: Job,
-    tracker: Tracker | None,
+    mirror: Mirror | None,
     tell: Callable[[str], None],
     progress: Progress,
     checkpoint: Path | None,
     stop_after: int | None,
 ) -> None:
     config, store, split = _with_prefetch(job), job.store, job.split
-    counted = counted_labels(store)
+    counted = counted_labels(store.labels, store.ignore_label)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
     module = build.build_module(
@@ -266,9 +279,10 @@ def _fit(
         tell=tell,
     )
     callbacks: list[pl.Callback] = [RankSetup(build_reproducibility(config)), recorder]
-    if tracker is not None:
-        callbacks.append(EpochMirror(config.tracking.uri, tracker.run_id, recorder))
+    if mirror is not None:
+        callbacks.append(EpochMirror(mirror, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
+    refuse_diverged(job.folder)
     learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
@@ -278,31 +292,6 @@ def _with_prefetch(job: Job) -> Config:
     if data.prefetch != "auto" or recorded is None:  # older runs have no record
         return job.config
     return job.config.model_copy(update={"data": data.model_copy(update={"prefetch": recorded["mode"]})})
-
-
-def counted_labels(store: Store) -> dict[str, int]:
-    """Label values by name, without the ignored one."""
-    return {name: value for name, value in store.labels.items() if value != store.ignore_label}
-
-
-def steps_per_epoch(config: Config) -> int:
-    """Optimiser steps of an epoch.
-
-    Raises:
-        ConfigError: The patches of an epoch do not fill whole batches on every device.
-    """
-    chosen = config.train
-    batch = chosen.batch_size * chosen.devices
-    patches = config.sampling.patches_per_epoch
-    if patches % batch:
-        raise ConfigError(
-            "the patches of an epoch do not fill whole batches",
-            where="sampling.patches_per_epoch",
-            got=patches,
-            expected=f"a multiple of batch_size x devices = {batch}",
-            fix=f"The nearest is {max(batch, round(patches / batch) * batch)}.",
-        )
-    return -(-patches // (batch * chosen.accumulate))
 
 
 def _start_tracking(job: Job, tags: Mapping[str, str]) -> None:
@@ -323,19 +312,22 @@ def _start_tracking(job: Job, tags: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _tracked(job: Job) -> Iterator[Tracker | None]:
+def _tracked(job: Job, tell: Callable[[str], None]) -> Iterator[Mirror | None]:
     """The MLflow run around the training; its end says whether that ended well."""
     if not job.config.tracking.enabled or not job.folder.tracking.exists():
         yield None
         return
-    tracker = continue_tracking(job.config.tracking.uri, read_json(job.folder.tracking)["run_id"])
+    mirror = Mirror(job.config.tracking.uri, read_json(job.folder.tracking)["run_id"], tell)
+    mirror.send(lambda _: None)  # a resumed run is under way again
     try:
-        yield tracker
+        yield mirror
     except BaseException:
-        tracker.end("FAILED")
+        mirror.send(lambda tracker: tracker.end("FAILED"))
         raise
-    path = job.folder.path
-    documents = [p for p in sorted(path.iterdir()) if p.suffix in _DOCUMENTS]
-    tracker.log_files(documents)
-    tracker.log_files(sorted(job.folder.figures.glob("*.png")), "figures")
+    mirror.send(lambda tracker: _finish(tracker, job.folder))
+
+
+def _finish(tracker: Tracker, folder: RunFolder) -> None:
+    tracker.log_files([path for path in sorted(folder.path.iterdir()) if path.suffix in _DOCUMENTS])
+    tracker.log_files(sorted(folder.figures.glob("*.png")), "figures")
     tracker.end()
