@@ -183,7 +183,12 @@ def test_the_certificate_tells_realised_shares_and_lesions_left_out(tmp_path: Pa
     centres = [(s["case_id"], s["centre"]) for s in (queue[0] for _ in range(len(queue)))]
     first = certifier.certify(0, centres)
     assert first["patches"] == 24
-    assert first["classes"]["tumour"] == {"expected": 0.5, "planned": 0.5, "realised": 0.5}
+    assert first["classes"]["tumour"] == {
+        "expected": 0.5,
+        "planned": 0.5,
+        "realised": 0.5,
+        "drawn_but_moved_out": 0,
+    }
     assert first["lesions"] == 9 + 4
     assert first["lesions_never_drawn"] == []  # 12 tumour and 6 organ draws cover 9 and 4
     tumours_only = [c for c in centres if plan.cases[int(c[0][-1])].case_id == "case_0"]
@@ -198,3 +203,22 @@ def test_the_certificate_expects_what_was_asked_and_says_what_whole_patches_come
     classes = Certifier(plan, {2: "tumour"}).certify(0, [])["classes"]
     assert classes["tumour"]["expected"] == pytest.approx(1 / 41)
     assert {share["planned"] for share in classes.values()} == {0, 0.5}
+
+
+@pytest.mark.parametrize(("shift", "some"), [(0.0, False), (30.0, True)])
+def test_patches_that_augmentation_left_without_their_class_are_counted(
+    tmp_path: Path, shift: float, some: bool
+) -> None:
+    moving = Augmentation(affine=Affine(p=1.0, rotation_deg=(0, 0, 0), scale=(1, 1), shift_mm=(shift, shift, shift)))
+    queue = make_queue(tmp_path, augmentation=moving, balance="lesion")
+    plan = queue.subjects_dataset.plan
+    subjects = [queue[0] for _ in range(len(queue))]
+    volumes = {case.case_id: StoredVolume(case) for case in plan.cases}
+    drawn = [int(volumes[s["case_id"]].label[s["centre"]]) for s in subjects]  # type: ignore[index]
+    without = [value for value, s in zip(drawn, subjects, strict=True) if not (s["label"].data == value).any()]
+    places = [(s["case_id"], s["centre"]) for s in subjects]
+    lost = [place for place, s in zip(places, subjects, strict=True) if s["moved_out"]]
+    classes = Certifier(plan, {}).certify(0, places, lost)["classes"]
+    counted = {int(name): share["drawn_but_moved_out"] for name, share in classes.items()}
+    assert counted == {value: without.count(value) for value in WEIGHTS}
+    assert bool(without) == some

@@ -119,6 +119,7 @@ def test_the_certificate_compares_what_was_asked_with_what_was_drawn(reference: 
         shares = line["classes"].values()
         assert sum(entry["expected"] for entry in shares) == pytest.approx(1)
         assert all(entry["realised"] == pytest.approx(entry["expected"]) for entry in shares)
+        assert all(entry["drawn_but_moved_out"] >= 0 for entry in shares)
 
 
 def test_weights_are_loaded_without_unpickling_objects(reference: Path) -> None:

@@ -15,7 +15,8 @@ class Certifier:
     """Counts the centres of the patches that were delivered and compares them with the plan.
 
     The class and lesion of a centre are read again from the store at the delivered position: the certificate does not
-    repeat what the plan intended.
+    repeat what the plan intended. Centres are those before augmentation, which may move what was drawn out of the
+    patch: patches that were left without a voxel of their class are counted by themselves.
 
     Args:
         plan: The sampling plan.
@@ -33,16 +34,17 @@ class Certifier:
         """Continue after an earlier certificate of the same run."""
         self._never = {(entry["case"], entry["lesion"]) for entry in certificate["lesions_never_drawn"]}
 
-    def certify(self, epoch: int, centres: Iterable[tuple[str, Shape]]) -> dict[str, Any]:
+    def certify(
+        self, epoch: int, centres: Iterable[tuple[str, Shape]], moved_out: Iterable[tuple[str, Shape]] = ()
+    ) -> dict[str, Any]:
         """The certificate of an epoch.
 
         Args:
             epoch: Its number.
-            centres: Case and centre of every patch delivered on this rank.
+            centres: Case and centre of every patch delivered on any rank.
+            moved_out: Those of them whose class augmentation moved out of the patch.
         """
-        by_case: dict[str, list[Shape]] = {}
-        for case_id, centre in centres:
-            by_case.setdefault(case_id, []).append(centre)
+        by_case = _by_case(centres)
         classes: Counter[int] = Counter()
         drawn: set[tuple[str, int]] = set()
         for case_id in sorted(by_case):
@@ -51,11 +53,14 @@ class Certifier:
             drawn |= {(case_id, number) for number in components if number}
         self._never -= drawn
         total = sum(classes.values())
+        lost = Counter(
+            value for case_id, lost in _by_case(moved_out).items() for value in self._look_up(case_id, lost)[0]
+        )
         return {
             "epoch": epoch,
             "patches": total,
             "cases": len(by_case),
-            "classes": self._shares(epoch, classes, total),
+            "classes": self._shares(epoch, classes, lost),
             "lesions": len(self._lesions),
             "lesions_not_drawn": self._describe(set(self._lesions) - drawn),
             "lesions_never_drawn": self._describe(self._never),
@@ -72,8 +77,9 @@ class Certifier:
         ]
         return values, components
 
-    def _shares(self, epoch: int, classes: Counter[int], total: int) -> dict[str, dict[str, float]]:
+    def _shares(self, epoch: int, classes: Counter[int], lost: Counter[int]) -> dict[str, dict[str, float]]:
         """By class: the share that the weights ask for, that in this epoch's whole patches, and that of those drawn."""
+        total = sum(classes.values())
         shares, quotas = self._plan.shares, self._plan.quotas(epoch)
         asked = sum(quotas.values())
         return {
@@ -81,6 +87,7 @@ class Certifier:
                 "expected": shares.get(value, 0.0),
                 "planned": quotas.get(value, 0) / asked,
                 "realised": classes[value] / total if total else 0.0,
+                "drawn_but_moved_out": lost[value],
             }
             for value in sorted(set(quotas) | set(classes))
         }
@@ -95,3 +102,10 @@ class Certifier:
             }
             for case_id, number in sorted(lesions)
         ]
+
+
+def _by_case(centres: Iterable[tuple[str, Shape]]) -> dict[str, list[Shape]]:
+    found: dict[str, list[Shape]] = {}
+    for case_id, centre in centres:
+        found.setdefault(case_id, []).append(centre)
+    return found

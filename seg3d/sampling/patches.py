@@ -32,6 +32,7 @@ class Patch:
         centre: The drawn voxel (x, y, z) in the stored volume.
         start: First voxel of the patch; negative where the volume is smaller than the patch.
         draw: What was asked for.
+        moved_out: Augmentation left no voxel of the drawn class in the patch.
         sha256: Digest of image, label and weights; empty unless it was asked for.
     """
 
@@ -41,6 +42,7 @@ class Patch:
     centre: Shape
     start: Shape
     draw: Draw
+    moved_out: bool = False
     sha256: str = ""
     weights: torch.Tensor | None = None
 
@@ -111,8 +113,10 @@ class PatchReader:
         )
         inside = tuple(slice(m, m + n) for m, n in zip(self.margin, self.patch_size, strict=True))
         weights = found[-1][inside] if volume.weights is not None else None
-        image = found[: info.channels]
-        return Patch(image, label[inside], info.case_id, centre, start, draw, weights=weights)
+        image, label = found[: info.channels], label[inside]
+        # without augmentation the centre itself is there
+        moved_out = self.augmentation is not None and not bool((label.numpy() == draw.class_value).any())
+        return Patch(image, label, info.case_id, centre, start, draw, moved_out, weights=weights)
 
 
 def _draw(volume: StoredVolume, draw: Draw, rng: np.random.Generator) -> Shape:

@@ -59,7 +59,7 @@ class ReadyPatches(tio.data.PatchSampler):  # type: ignore[misc]  # torchio is s
     """A TorchIO sampler of a visit: its patches are there already."""
 
     def __call__(self, patches: list[Patch], num_patches: int | None = None) -> Generator[tio.Subject, None, None]:
-        """The patches as TorchIO subjects with ``image``, ``label``, ``location``, ``case_id`` and ``centre``."""
+        """The patches as TorchIO subjects with ``image``, ``label``, ``location``, ``case_id``, ``centre`` and more."""
         for patch in patches[:num_patches]:
             yield as_subject(patch)
 
@@ -198,6 +198,7 @@ def as_subject(patch: Patch) -> tio.Subject:
         label=tio.LabelMap(tensor=patch.label.unsqueeze(0)),
         case_id=patch.case_id,
         centre=patch.centre,
+        moved_out=patch.moved_out,
         sha256=patch.sha256,
         **({} if patch.weights is None else {"weights": tio.ScalarImage(tensor=patch.weights.unsqueeze(0))}),
         **{tio.LOCATION: torch.tensor(location)},
@@ -205,9 +206,10 @@ def as_subject(patch: Patch) -> tio.Subject:
 
 
 def collate(subjects: Sequence[tio.Subject]) -> Batch:
-    """A batch: tensors ``image``, ``label``, perhaps ``weights``, and lists ``case_id``, ``centre``, ``sha256``.
+    """A batch: tensors ``image``, ``label`` and perhaps ``weights``, and a list of each of what else is known.
 
-    ``image`` is ``(batch, channel, x, y, z)``, ``label`` and ``weights`` are ``(batch, x, y, z)``.
+    ``image`` is ``(batch, channel, x, y, z)``, ``label`` and ``weights`` are ``(batch, x, y, z)``; the lists are
+    ``case_id``, ``centre``, ``moved_out`` and ``sha256``.
 
     The memory order of the patches (x fastest) is kept: stacking them as they stand would copy them crosswise.
     """
@@ -222,6 +224,7 @@ def collate(subjects: Sequence[tio.Subject]) -> Batch:
         **maps,
         "case_id": [s["case_id"] for s in subjects],
         "centre": [s["centre"] for s in subjects],
+        "moved_out": [s["moved_out"] for s in subjects],
         "sha256": [s["sha256"] for s in subjects],
     }
 

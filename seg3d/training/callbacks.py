@@ -112,7 +112,8 @@ class Recorder(pl.Callback):
         assert isinstance(pl_module, SegmentationModule)
         done = self._progress
         self._pending.append((self._step_record(trainer, batch, batch_idx), pl_module.batch_loss))
-        done.centres += [(case, *centre) for case, centre in zip(batch["case_id"], batch["centre"], strict=True)]
+        drawn = zip(batch["case_id"], batch["centre"], batch["moved_out"], strict=True)
+        done.centres += [(case, *centre, moved_out) for case, centre, moved_out in drawn]
         done.batches = batch_idx + 1
         done.epoch_seconds = time.perf_counter() - self._started  # validation comes after the last batch
         done.waited_seconds = self._waited + _seconds_waited(trainer)
@@ -176,8 +177,10 @@ class Recorder(pl.Callback):
         record = _epoch_record(trainer, module, row["val_dice"])
         self._trace.add(record | {DIVERGED: True} if diverged else record)
         self._trace.flush()
-        placed = [(case, (x, y, z)) for case, x, y, z in centres]
-        certificate = self._certifier.certify(trainer.current_epoch, placed)
+        placed = [(case, (x, y, z)) for case, x, y, z, *_ in centres]
+        # checkpoints of earlier versions do not say what was moved out
+        moved_out = [place for place, (*_, moved) in zip(placed, centres, strict=True) if moved is True]
+        certificate = self._certifier.certify(trainer.current_epoch, placed, moved_out)
         append_line(self.folder.sampling, json.dumps(certificate, sort_keys=True))
         _append_row(self.folder.metrics, row)
         self._tell(_line(row, trainer.max_epochs, better))

@@ -16,7 +16,7 @@ class Progress:
         epoch: The epoch that is under way or comes next, from 0.
         batches: Batches of it that are done.
         losses: Their losses.
-        centres: Case and voxel of every patch in them.
+        centres: Case, voxel and whether its class was moved out, of every patch in them.
         epoch_seconds: Time spent on them.
         waited_seconds: How much of it was waiting for data.
         seconds: Time spent on the epochs before.

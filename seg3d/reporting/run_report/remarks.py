@@ -13,6 +13,7 @@ from seg3d.training.checkpoints import list_checkpoints
 
 LEVELS = {"bad": "failure", "warn": "warning", "note": "note"}
 _FEW_CASES = 10
+_MOVED_OUT_SLACK = 0.1  # of the patches of a class, that augmentation leaves without it
 _SHARE_SLACK = 0.1  # of a class, between what was asked and what was drawn
 _NAMED = 5
 _TOLD_HERE = ("trained_on", "chosen_on")  # by the run's own split
@@ -91,6 +92,9 @@ def _of_training(pieces: Pieces) -> Iterator[Remark]:
         if abs(planned - share["realised"]) > _SHARE_SLACK:
             asked, drawn = f"{planned:.0%}", f"{share['realised']:.0%}"
             yield Remark("warn", f"{name}: {drawn} of the last epoch's patches were centred on it, asked for {asked}.")
+        lost, of = share.get("drawn_but_moved_out", 0), round(share["realised"] * last.get("patches", 0))
+        if lost > _MOVED_OUT_SLACK * of:
+            yield Remark("warn", f"{name}: augmentation moved it out of {lost} of the last epoch's {of} patches of it.")
 
 
 def _of_origin(pieces: Pieces) -> Iterator[Remark]:

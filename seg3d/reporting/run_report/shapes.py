@@ -85,6 +85,7 @@ class _Share(TypedDict):
     expected: FiniteFloat
     planned: NotRequired[FiniteFloat]
     realised: FiniteFloat
+    drawn_but_moved_out: NotRequired[FiniteFloat]
 
 
 class _Lesion(TypedDict):
@@ -95,6 +96,7 @@ class _Lesion(TypedDict):
 
 
 class _Certificate(TypedDict):
+    patches: NotRequired[FiniteFloat]
     lesions: int
     lesions_never_drawn: list[_Lesion]
     classes: dict[str, _Share]
