@@ -181,6 +181,13 @@ def test_an_override_of_the_wrong_type_is_refused(small: Path, override: str) ->
         "prepare.normalise=[{kind: percentile, upper: 101}]",
         "loss.terms.1.include_background=true",
         "loss.terms.7.weight=2",
+        "loss.terms=[{kind: dice, weight: 0}, {kind: focal, weight: 0}]",
+        "loss.terms=[{kind: tversky, alpha: 0, beta: 0}]",
+        "data.split={kind: kfold, test_share: 0.1}",
+        "train.optimizer={kind: adamw, momentum: 0.5}",
+        "train.optimizer.nesterov=false",
+        "train.schedule={kind: cosine, power: 3}",
+        "train={early_stop_patience: 2, validate_every: 60}",
     ],
 )
 def test_a_value_out_of_bounds_or_without_effect_is_refused(small: Path, override: str) -> None:
@@ -316,3 +323,14 @@ def test_a_limit_of_memory_is_refused_with_an_engine_whose_memory_is_not_known(t
     load_config(tmp_path / "small.yaml", ["predict.memory_gib=2"])
     with pytest.raises(FaultsError, match="memory openvino takes is not known"):
         load_config(tmp_path / "small.yaml", ["predict.memory_gib=2", "predict.backend=openvino"])
+
+
+def test_an_early_stop_needs_something_that_is_validated(small: Path) -> None:
+    overrides = ["train.early_stop_patience=2", "data.split.val_share=0"]
+    with pytest.raises(FaultsError, match=r"early_stop_patience: has no effect.*as data.split.val_share is 0"):
+        load_config(small, overrides)
+    load_config(small, [*overrides, "data.split={kind: file, file: parts.json, val_share: 0}"])
+
+
+def test_shares_of_kinds_that_do_not_take_them_leave_enough_to_train_on(small: Path) -> None:
+    load_config(small, ["data.split={kind: kfold, val_share: 0.85}"])

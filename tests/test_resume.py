@@ -24,6 +24,7 @@ from seg3d.digest import sha256_tensors
 from seg3d.errors import RunError
 from seg3d.training.checkpoints import chosen_checkpoint, list_checkpoints
 from seg3d.training.environment import describe_code
+from seg3d.training.module import mean_dice
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
 
@@ -418,3 +419,19 @@ def test_a_run_on_two_devices_goes_on_within_an_epoch_with_the_patches_of_both(c
     seg3d.resume(run)
     assert (run / "sampling.jsonl").read_text() == certificates
     assert digests(run) == before
+
+
+def test_a_best_checkpoint_of_an_epoch_that_is_computed_again_does_not_stay(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = seg3d.train(config, ["train.checkpoint_steps=null", "train.max_epochs=3"], folder=tmp_path / "run")
+    assert chosen_checkpoint(open_run_folder(run)).step == 12  # the last epoch is the best
+    (run / "result.json").unlink()
+    before, last = list_checkpoints(run / "checkpoints", "last")
+    last.path.write_bytes(last.path.read_bytes()[:100])
+    # stands for another machine, on which the last epoch is not the best
+    monkeypatch.setattr("seg3d.training.callbacks.mean_dice", lambda scores: mean_dice(scores) / 10)
+    seg3d.resume(run)
+    found = result_of(run)
+    assert found["best_epoch"] == 1
+    assert chosen_checkpoint(open_run_folder(run)).step == before.step == 8

@@ -110,7 +110,11 @@ class LowResolution(Section):
 
 
 class AugmentSection(Section):
-    """What is done to training patches, in this order."""
+    """What is done to training patches.
+
+    First what moves voxels: flip, rot90, affine and elastic, in one resampling. Then grey values: noise, blur,
+    brightness, contrast, low_resolution, gamma.
+    """
 
     flip: Flip | None = Field(default=None, description="mirror images; null: off")
     affine: Affine | None = Field(default=None, description="rotation, scaling and shift; null: off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
@@ -22,6 +23,21 @@ def refuse(*faults: Fault) -> None:
     if faults:
         text = "; ".join(str(fault) for fault in faults)
         raise PydanticCustomError("faults", "{text}", {"text": text, "faults": faults})
+
+
+def without_effect(section: Section, kind: str, options: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+    """A fault for each key that is set to other than its default although the section's kind does not read it.
+
+    Args:
+        section: The section.
+        kind: Its kind.
+        options: Kinds that read a key, by key.
+    """
+    for key, kinds in options.items():
+        got = getattr(section, key)
+        if kind not in kinds and got != type(section).model_fields[key].default:
+            what = f"has no effect with kind {kind}"
+            yield Fault(key, "wrong_value", what, str(got).lower(), f"kind {' or '.join(kinds)}")
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:

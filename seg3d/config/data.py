@@ -8,7 +8,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from seg3d.config.base import Bool, Count, Float, Int, NonNegative, PositiveTriple, Section, Share, Size, Unique, refuse
+from seg3d.config.base import (
+    Bool,
+    Count,
+    Float,
+    Int,
+    NonNegative,
+    PositiveTriple,
+    Section,
+    Share,
+    Size,
+    Unique,
+    refuse,
+    without_effect,
+)
 from seg3d.errors import Fault
 
 
@@ -65,7 +78,7 @@ class SplitSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        faults = []
+        faults = list(without_effect(self, self.kind, {"test_share": ("share",)}))
         if self.fold >= self.folds:
             faults.append(
                 Fault(
@@ -77,8 +90,8 @@ class SplitSection(Section):
                     "Folds count from 0",
                 )
             )
-        held = self.val_share + self.test_share
-        if held >= 1:
+        held = self.val_share + (self.test_share if self.kind == "share" else 0)
+        if self.kind != "file" and held >= 1:
             what = "val_share and test_share leave nothing to train on"
             faults.append(Fault("val_share", "wrong_value", what, f"{held:g} together", "less than 1 together"))
         if (self.kind == "file") != (self.file is not None):

@@ -18,6 +18,7 @@ from seg3d.config.base import (
     Sizes,
     Unique,
     refuse,
+    without_effect,
 )
 from seg3d.errors import Fault
 
@@ -179,20 +180,11 @@ class LossTermSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        fields = type(self).model_fields
-        refuse(
-            *(
-                Fault(
-                    key,
-                    "wrong_value",
-                    f"has no effect with kind {self.kind}",
-                    str(getattr(self, key)).lower(),
-                    f"kind {' or '.join(kinds)}",
-                )
-                for key, kinds in _OPTION_OF.items()
-                if self.kind not in kinds and getattr(self, key) != fields[key].default
-            )
-        )
+        faults = list(without_effect(self, self.kind, _OPTION_OF))
+        if self.kind == "tversky" and not self.alpha and not self.beta:
+            what = "with alpha and beta 0 the loss is the same for every answer"
+            faults.append(Fault("beta", "wrong_value", what, "0", "alpha or beta above 0"))
+        refuse(*faults)
         return self
 
 
@@ -209,6 +201,12 @@ class LossSection(Section):
         description="weight of each label, with data.regions of each region, by name; 1 for others; null: all alike",
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(term.weight for term in self.terms):
+            refuse(Fault("terms", "wrong_value", "every term has weight 0", fix="Give at least one a weight"))
+        return self
+
 
 class OptimizerSection(Section):
     """How weights are updated."""
@@ -224,6 +222,11 @@ class OptimizerSection(Section):
         "differently; auto: foreach on CUDA, loop on the CPU",
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(*without_effect(self, self.kind, {"momentum": ("sgd",), "nesterov": ("sgd",)}))
+        return self
+
 
 class ScheduleSection(Section):
     """How the learning rate changes."""
@@ -233,6 +236,11 @@ class ScheduleSection(Section):
     )
     warmup_steps: Count = Field(default=0, description="optimiser steps over which the learning rate rises from 0")
     power: Positive = Field(default=0.9, description="exponent (kind polynomial)")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        refuse(*without_effect(self, self.kind, {"power": ("polynomial",)}))
+        return self
 
 
 class TrainSection(Section):
@@ -261,7 +269,8 @@ class TrainSection(Section):
         default=None, description="decay of the running mean of the weights a step; null: no mean"
     )
     early_stop_patience: Size | None = Field(
-        default=None, description="validations without improvement after which training stops; null: never"
+        default=None,
+        description="validations without improvement that are borne; the next one stops training; null: never stop",
     )
     checkpoint_steps: Size | None = Field(
         default=200, description="optimiser steps between checkpoints within an epoch; null: at its end only"

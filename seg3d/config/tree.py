@@ -77,6 +77,7 @@ class Config(Section):
             *self._memory_faults(),
             *self._tiling_faults(),
             *self._queue_faults(),
+            *self._validation_faults(),
             *self._folder_faults(),
         )
         return self
@@ -204,6 +205,19 @@ class Config(Section):
         what = "the queue cannot hold the patches of one visit"
         return [Fault("sampling.queue_length", "wrong_value", what, str(length), f"at least {visit}")]
 
+    def _validation_faults(self) -> list[Fault]:
+        """An early stop that waits for scores that never come."""
+        split, patience = self.data.split, self.train.early_stop_patience
+        if patience is None:
+            return []
+        reasons = []
+        if split.kind != "file" and not split.val_share:
+            reasons.append("data.split.val_share is 0")
+        if self.train.validate_every > self.train.max_epochs:
+            reasons.append("train.validate_every is above train.max_epochs")
+        what = f"has no effect where nothing is validated, as {' and '.join(reasons)}"
+        return [Fault("train.early_stop_patience", "wrong_value", what, str(patience))] if reasons else []
+
     def _folder_faults(self) -> list[Fault]:
         if self.data.layout != "folders" or self.data.folders is not None:
             return []
@@ -228,6 +242,12 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "augment.rot90": ("augment.rot90", "sampling.patch_size"),
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
+    "train.early_stop_patience": (
+        "train.early_stop_patience",
+        "train.validate_every",
+        "train.max_epochs",
+        "data.split",
+    ),
     "data.folders": ("data.folders", "data.layout"),
     "predict.memory_gib": ("predict.memory_gib", "predict.backend"),
     "predict.tiling": ("predict.tiling", "predict.backend", "model.norm", "model.kind"),

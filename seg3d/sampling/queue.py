@@ -59,7 +59,7 @@ class ReadyPatches(tio.data.PatchSampler):  # type: ignore[misc]  # torchio is s
     """A TorchIO sampler of a visit: its patches are there already."""
 
     def __call__(self, patches: list[Patch], num_patches: int | None = None) -> Generator[tio.Subject, None, None]:
-        """The patches as TorchIO subjects: ``image``, ``label``, ``location``, ``case_id``, ``centre``, ``moved_out``."""
+        """The patches as TorchIO subjects with ``image``, ``label``, ``location``, ``case_id``, ``centre`` and more."""
         for patch in patches[:num_patches]:
             yield as_subject(patch)
 
@@ -206,9 +206,10 @@ def as_subject(patch: Patch) -> tio.Subject:
 
 
 def collate(subjects: Sequence[tio.Subject]) -> Batch:
-    """A batch: tensors ``image``, ``label``, perhaps ``weights``; lists ``case_id``, ``centre``, ``moved_out``, ``sha256``.
+    """A batch: tensors ``image``, ``label`` and perhaps ``weights``, and a list of each of what else is known.
 
-    ``image`` is ``(batch, channel, x, y, z)``, ``label`` and ``weights`` are ``(batch, x, y, z)``.
+    ``image`` is ``(batch, channel, x, y, z)``, ``label`` and ``weights`` are ``(batch, x, y, z)``; the lists are
+    ``case_id``, ``centre``, ``moved_out`` and ``sha256``.
 
     The memory order of the patches (x fastest) is kept: stacking them as they stand would copy them crosswise.
     """

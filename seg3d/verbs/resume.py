@@ -13,7 +13,7 @@ from seg3d.build.prediction import build_reproducibility
 from seg3d.cases import Split
 from seg3d.config import WITHOUT_EFFECT, Config, load_config
 from seg3d.errors import RunError
-from seg3d.training.checkpoints import Checkpoint, copy_as_best, newest_sound
+from seg3d.training.checkpoints import Checkpoint, copy_as_best, list_checkpoints, newest_sound
 from seg3d.training.environment import describe_code, describe_environment
 from seg3d.training.outcome import read_checkpoint, read_progress
 from seg3d.training.progress import Progress
@@ -62,7 +62,7 @@ def _go_on(folder: RunFolder, allow_changed: bool, tell: Callable[[str], None]) 
         tell(f"damaged, not used: {torn.path.name}")
         torn.path.unlink()
     progress = Progress() if checkpoint is None else read_progress(read_checkpoint(checkpoint))
-    _rewind(folder, progress, checkpoint)
+    _rewind(folder, progress)
     _note(folder, checkpoint, progress, changed, tell)
     carry_out(Job(config, folder, store, split), tell, checkpoint=checkpoint.path if checkpoint else None)
 
@@ -102,15 +102,20 @@ def _refuse_absent_cases(folder: RunFolder, split: Split, store: Store) -> None:
         raise RunError("cases of the run are no longer there", where=folder.path, got=", ".join(absent))
 
 
-def _rewind(folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None) -> None:
-    """Cut records back to a checkpoint, and keep it as the best one if it is and was not yet."""
+def _rewind(folder: RunFolder, progress: Progress) -> None:
+    """Cut records back to a checkpoint, and have the best one that was known then."""
     remove_leftovers(folder.path)
     remove_leftovers(folder.checkpoints)
     if folder.trace.exists() or progress.trace_lines:
         rewind_trace(folder.trace, progress.trace_lines, progress.trace_sha256)
     folder.keep_epochs(progress.epoch)
-    if checkpoint is not None and checkpoint.step == progress.best_step and progress.batches == 0:
-        copy_as_best(checkpoint.path)
+    # a best one of an epoch that is computed again may have become another, or no longer be the best
+    for best in list_checkpoints(folder.checkpoints, "best"):
+        if best.step != progress.best_step:
+            best.path.unlink()
+    for kept in list_checkpoints(folder.checkpoints, "last"):
+        if kept.step == progress.best_step and kept.sound:
+            copy_as_best(kept.path)
 
 
 def _note(

@@ -122,6 +122,8 @@ def begin(
         tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
     if config.train.precision == "bf16" and not has_fast_bf16(device_type(config)):
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
+    if not split.val or config.train.validate_every > config.train.max_epochs:
+        tell("NOTE: nothing is validated: the run predicts with its last weights")
     build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
     target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
