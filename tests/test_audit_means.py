@@ -14,7 +14,7 @@ from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import verdict
 from seg3d.cases import Region
 from seg3d.errors import RunError
-from seg3d.metrics import score_case, summarise
+from seg3d.metrics import Bootstrap, score_case, summarise
 from seg3d.reporting.audit_figures import score_figure
 from seg3d.verbs.region_scores import region_block, score_regions
 from seg3d.volume import Grid
@@ -36,7 +36,7 @@ def scored(predictions: dict[str, list[int]], *, regions: bool = False, name: st
     summary = summarise(per_case, NAMES, tolerance_mm=2.0)
     if regions:
         of_regions = {case: score_regions(*pair, REGIONS, GRID, None, 2.0) for case, pair in pairs.items()}
-        summary |= region_block(of_regions, REGIONS, 2.0)
+        summary |= region_block(of_regions, REGIONS, 2.0, Bootstrap())
     for entry in summary["metric_per_case"]:
         entry |= row
     return ScoredRun(Path(name), summary)

@@ -222,7 +222,9 @@ def refuse_small_memory(
 
 
 def _stride(network: nn.Module) -> int:
-    return getattr(network.network if isinstance(network, Planar) else network, "stride", 0)
+    """Input voxels per coarsest voxel; 0 for a network that is none of ours."""
+    found = getattr(network.network if isinstance(network, Planar) else network, "stride", 0)
+    return found if isinstance(found, int) else 0  # a convolution has a stride for each axis
 
 
 def _blended_bytes(forward: Forward, tile: Shape, margin: Shape, size: Shape, channels: int) -> tuple[int, int]:
