@@ -116,6 +116,15 @@ def copied(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
+def test_a_class_that_augmentation_moves_out_of_its_patches_is_told(copied: Path) -> None:
+    lines = (copied / "sampling.jsonl").read_text().splitlines()
+    certificate = json.loads(lines[-1])
+    certificate["classes"]["blob"]["drawn_but_moved_out"] = 2
+    (copied / "sampling.jsonl").write_text("\n".join([*lines[:-1], json.dumps(certificate)]) + "\n")
+    words = page_of(seg3d.report(copied)).words
+    assert f"blob: augmentation moved it out of 2 of the last epoch's {certificate['patches'] // 2} patches" in words
+
+
 def summary_of(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "test" / "summary.json").read_text())
     return content

@@ -472,3 +472,10 @@ def test_one_scan_under_two_names_is_told_where_it_is_in_two_parts_of_the_split(
     group = f"data.groups={{{parts['train'][0]}: a, {parts['test'][0]}: a}}"
     seg3d.train(config, ["train.max_epochs=1", group], tell=told.append)
     assert "same image" not in "\n".join(told)
+
+
+def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
+    for override in ("data.split.val_share=0", "train.validate_every=2"):
+        told: list[str] = []
+        seg3d.train(config, ["train.max_epochs=1", override], tell=told.append)
+        assert "NOTE: nothing is validated: the run predicts with its last weights" in told
