@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from seg3d.metrics import Bootstrap
+from seg3d.metrics import Bootstrap, LabelScore, Lesions, Overlap, SurfaceScores, summarise
 from seg3d.metrics.interval import SIGNED
 
 STUDIES = 300
@@ -74,5 +75,19 @@ def test_a_case_without_a_group_is_by_itself_though_a_group_has_its_name() -> No
 def test_the_order_of_cases_does_not_matter() -> None:
     values = {str(number): number / 9 for number in range(9)}
     groups = {str(number): str(number % 4) for number in range(9)}
-    turned = Bootstrap(groups=dict(reversed(groups.items()))).interval(dict(reversed(values.items())), "x")
-    assert Bootstrap(groups=groups).interval(values, "x") == turned
+    turned = Bootstrap(groups=dict(reversed(groups.items()))).interval(dict(reversed(values.items())))
+    assert Bootstrap(groups=groups).interval(values) == turned
+
+
+def test_equal_scores_have_equal_intervals() -> None:
+    found = score_summary({"a": 0.2, "b": 0.9, "c": 0.7})
+    assert found["per_label"]["1"]["Dice"] == found["foreground_dice"]
+
+
+def score_summary(dice: dict[str, float]) -> dict[str, Any]:
+    surface, lesions = SurfaceScores(1, 1, 1, 1), Lesions(1, 1, 1, 0)
+    scores = {
+        case: {1: LabelScore(Overlap(tp, 100 - tp, 100 - tp, 0), surface, lesions, 1, 1)}
+        for case, tp in ((case, round(100 * value)) for case, value in dice.items())
+    }
+    return summarise(scores, {1: "tumour"}, tolerance_mm=2.0)

@@ -31,9 +31,7 @@ def summarise_cells(
     return {
         "name": name,
         "cases": len(cases),
-        "at_0.5": {
-            m: bootstrap.interval({case: score[m] for case, score in at_half.items()}, "cells", m) for m in metrics
-        },
+        "at_0.5": {m: bootstrap.interval({case: score[m] for case, score in at_half.items()}) for m in metrics},
         "by_threshold": {f"{threshold:g}": plain_scores(mean) for threshold, mean in means.items()},
         "best_one_threshold": {m: _best(means, m) for m in ("V_Rand", "V_Info")},
     }

@@ -43,14 +43,13 @@ class Bootstrap:
     seed: int = 0
     groups: Mapping[str, str] = field(default_factory=dict)
 
-    def interval(
-        self, values: Mapping[str, float], *key: str | int, bounds: tuple[float, float] = SHARE
-    ) -> dict[str, Any]:
+    def interval(self, values: Mapping[str, float], bounds: tuple[float, float] = SHARE) -> dict[str, Any]:
         """Mean, 95 % interval and median over the cases where the value is defined and finite.
+
+        The same units are drawn for every score of the same cases, so that equal scores have equal intervals.
 
         Args:
             values: By case; ``nan`` undefined.
-            key: What the resamples are for.
             bounds: Smallest and largest value that there can be.
 
         Returns:
@@ -60,7 +59,7 @@ class Bootstrap:
         kept = [case for case in sorted(values) if math.isfinite(values[case])]
         finite = np.array([values[case] for case in kept])
         units = _numbered([(True, self.groups[case]) if case in self.groups else (False, case) for case in kept])
-        rng = keyed(self.seed, "bootstrap", *key)
+        rng = keyed(self.seed, "bootstrap")
         found: dict[str, Any] = {
             "mean": plain(mean_of(list(values.values()))),
             "ci95": _stretched(finite, units, rng, self.resamples, bounds),

@@ -73,7 +73,7 @@ def summarise(
         ],
         "mean": {label: {name: plain(value) for name, value in m.items()} for label, m in mean.items()},
         "foreground_mean": {name: plain(mean_of([m[name] for m in mean.values()])) for name in (*METRICS, *COUNTS)},
-        "foreground_dice": bootstrap.interval(of_case, "foreground_dice"),
+        "foreground_dice": bootstrap.interval(of_case),
         "per_label": {
             str(label): _label_entry(label, label_names[label], scores, bootstrap) for label, scores in by_label.items()
         },
@@ -99,7 +99,7 @@ def _label_entry(label: int, name: str, scores: Mapping[str, LabelScore], bootst
     }
     for metric, value in METRICS.items():
         values = {case: value(score) for case, score in scores.items()}
-        entry[metric] = bootstrap.interval(values, metric, label, bounds=_BOUNDS.get(metric, SHARE))
+        entry[metric] = bootstrap.interval(values, _BOUNDS.get(metric, SHARE))
     return entry
 
 
@@ -111,7 +111,7 @@ def _positive_scores(
     for label, scores in by_label.items():
         having = {case: s.overlap.dice for case, s in scores.items() if s.empty in ("none", "prediction")}
         if len(having) < len(scores):
-            dice = bootstrap.interval(having, "positives", label)
+            dice = bootstrap.interval(having)
             found[str(label)] = {"name": label_names[label], "cases": len(having), "Dice": dice}
     return found
 
