@@ -408,6 +408,7 @@ def test_a_changed_trace_is_told(stopped: Path) -> None:
         seg3d.resume(stopped)
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_goes_on_within_an_epoch_with_the_patches_of_both(config: Path, tmp_path: Path) -> None:
     overrides = ["train.devices=2", "sampling.patches_per_epoch=16", "train.max_epochs=2"]
     run = seg3d.train(config, [*OFTEN, *overrides], folder=tmp_path / "run")

@@ -330,6 +330,7 @@ def note_settings(path: Path, line: str) -> None:
         append_line(path, json.dumps(found))
 
 
+@pytest.mark.slow
 def test_every_rank_computes_with_the_settings_that_the_run_recorded(config: Path, tmp_path: Path) -> None:
     told, threads = tmp_path / "told", torch.get_num_threads()
     overrides = ["reproducibility.portable=true", "reproducibility.threads=2", "train.devices=2", "train.max_epochs=1"]
@@ -372,6 +373,7 @@ def test_ranks_have_a_running_mean_each_and_validate_with_the_one_that_is_kept(
     }
 
 
+@pytest.mark.slow
 def test_several_devices_average_the_weights_as_often_as_one(config: Path) -> None:
     kept = {}
     for devices in (1, 2):
@@ -397,7 +399,7 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, devices: int) -> None:
     sgd = ["train.optimizer.kind=sgd", "train.optimizer.learning_rate=1e25"]
     settings = [*sgd, f"train.devices={devices}", "train.max_epochs=4"]
