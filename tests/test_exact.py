@@ -282,10 +282,10 @@ def test_mirrored_views_of_valid_convolutions_do_not_depend_on_tiles(axis: int |
         for sizes, size in ((shape, 5), (patch, 1), (margin, 0), *((tile, 1) for tile in tiles)):
             sizes[axis] = size
     image = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    window = SlidingWindow(tuple(patch), mirror=(0, 1, 2), margin=tuple(margin), border=border)  # type: ignore[arg-type]
+    window = SlidingWindow(tuple(patch), mirror=(0, 1, 2), margin=tuple(margin), border=border)
     whole = window.probabilities(network, image, OUTSIDE)
     for tile in tiles:
-        found = replace(window, tile_size=tuple(tile)).probabilities(network, image, OUTSIDE)  # type: ignore[arg-type]
+        found = replace(window, tile_size=tuple(tile)).probabilities(network, image, OUTSIDE)
         np.testing.assert_allclose(found.numpy(), whole.numpy(), atol=1e-5)
 
 

@@ -214,7 +214,7 @@ def test_patches_that_augmentation_left_without_their_class_are_counted(
     plan = queue.subjects_dataset.plan
     subjects = [queue[0] for _ in range(len(queue))]
     volumes = {case.case_id: StoredVolume(case) for case in plan.cases}
-    drawn = [int(volumes[s["case_id"]].label[s["centre"]]) for s in subjects]  # type: ignore[index]
+    drawn = [int(volumes[s["case_id"]].label[s["centre"]]) for s in subjects]
     without = [value for value, s in zip(drawn, subjects, strict=True) if not (s["label"].data == value).any()]
     places = [(s["case_id"], s["centre"]) for s in subjects]
     lost = [place for place, s in zip(places, subjects, strict=True) if s["moved_out"]]

@@ -324,7 +324,7 @@ def note_settings(path: Path, line: str) -> None:
         torch.are_deterministic_algorithms_enabled(),
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.allow_tf32,
-        torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+        torch.utils.deterministic.fill_uninitialized_memory,
     ]
     if line.startswith("epoch"):
         append_line(path, json.dumps(found))

@@ -217,11 +217,11 @@ def test_the_environment_record_is_not_empty_and_names_nobody() -> None:
 
 def forge(run: Path, kind: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the content of a run's newest checkpoint of a kind, and name it by the digest that it then has."""
-    (*_, kept) = list_checkpoints(run / "checkpoints", kind)  # type: ignore[arg-type]
+    (*_, kept) = list_checkpoints(run / "checkpoints", kind)
     content = load_plain(kept.path)
     change(content)
     kept.path.unlink()
-    save_checkpoint(run / "checkpoints", kind, kept.step, lambda path: torch.save(content, path))  # type: ignore[arg-type]
+    save_checkpoint(run / "checkpoints", kind, kept.step, lambda path: torch.save(content, path))
 
 
 def zero(tensors: dict[str, torch.Tensor]) -> None:
