@@ -117,17 +117,23 @@ def predict(
         tell(f"{chosen.tiling} tiles: {chosen.why}")
         if isinstance(inputs, Volume):
             return predictor.predict([inputs]).label
-        if split is not None:
-            scans = _scans_of_split(folders[0], config, split)
-        else:
-            scans = find_scans([Path(path) for path in inputs], len(predictor.channels))
-        if not scans:
-            raise DataError("there is nothing to predict", fix="Give files or folders, or --split test.")
+        scans = (
+            find_scans([Path(path) for path in inputs], len(predictor.channels))
+            if split is None
+            else _scans_of_split(folders[0], config, split)
+        )
         target = Path(output)
-        if target.exists() and not target.is_dir():
-            raise DataError("the answers need a folder", where="--output", got=target, expected="a folder, or none yet")
-        refuse_overwriting_inputs(scans, target)
+        _refuse_place(scans, target)
         return _predict_scans(predictor, members, config, scans, target, tell)
+
+
+def _refuse_place(scans: Sequence[Scan], target: Path) -> None:
+    """Refuse to predict nothing, and to write where no folder of answers can be."""
+    if not scans:
+        raise DataError("there is nothing to predict", fix="Give files or folders, or --split test.")
+    if target.exists() and not target.is_dir():
+        raise DataError("the answers need a folder", where="--output", got=target, expected="a folder, or none yet")
+    refuse_overwriting_inputs(scans, target)
 
 
 def _predict_scans(
