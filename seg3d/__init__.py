@@ -11,6 +11,7 @@ __all__ = [
     "audit",
     "check",
     "compare",
+    "convert",
     "demo",
     "diff",
     "evaluate",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from seg3d.verbs.audit import audit
     from seg3d.verbs.check import check
     from seg3d.verbs.compare import compare
+    from seg3d.verbs.convert import convert
     from seg3d.verbs.demo import demo
     from seg3d.verbs.evaluate import evaluate
     from seg3d.verbs.figure import figure

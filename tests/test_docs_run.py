@@ -20,6 +20,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from dicom_files import values, write_series
 from documents import PAGES, ROOT, blocks_of, commands_in, parsed
 from studies import STUDIES
 from typer.testing import CliRunner
@@ -71,6 +72,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantom_dataset(folder / "xrays", PhantomSpec(cases=5, kind="xray", shape=(64, 64, 1)))
     names = [path.name for path in sorted((folder / "Dataset101_Heart" / "labelsTr").iterdir())]
     copy_pairs(folder, names)
+    write_series(folder / "archive" / "patient01" / "CT", values())
     fold = {"train": [name.removesuffix(".nii.gz") for name in names[1:]], "val": [names[0].removesuffix(".nii.gz")]}
     (folder / "splits_final.json").write_text(json.dumps([fold]), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

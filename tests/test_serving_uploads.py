@@ -64,7 +64,7 @@ GOOD = nifti_bytes(bright())
 BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "0 bytes": (lambda: b"", 400, "empty"),
     "not an image": (lambda: b"Dear Sir or Madam, " * 40, 415, "NIfTI, NRRD, PNG, JPEG"),
-    "DICOM": (_dicom, 415, "dcm2niix"),
+    "DICOM": (_dicom, 415, "seg3d convert"),
     "a pickle": (lambda: pickle.dumps({"a": 1}), 415, "NIfTI"),
     "truncated gzip": (lambda: GOOD[: len(GOOD) // 2], 422, "truncated or damaged"),
     "gzip of a letter": (lambda: gzip.compress(b"Dear Sir or Madam, " * 400), 422, "not a NIfTI"),

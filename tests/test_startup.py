@@ -26,7 +26,7 @@ def test_serving_a_model_loads_nothing_of_training_nor_reports_nor_torchs_compil
 
 
 def test_what_computes_with_no_network_loads_no_torch() -> None:
-    verbs = ("evaluate", "report", "view", "figure", "check", "prepare")
+    verbs = ("evaluate", "report", "view", "figure", "check", "convert", "prepare")
     code = "".join(f"import seg3d.verbs.{verb}\n" for verb in verbs)
     assert loaded_by(code, ("torch", *FOR_TRAINING)) == ""
 

@@ -11,6 +11,17 @@ from seg3d.cli.app import AsJson, ConfigPath, Overrides, app, print_json
 
 
 @app.command()
+def convert(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Folders with DICOM files; .mha, .mhd.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of the NIfTI files.")],
+) -> None:
+    """Convert DICOM series and MetaImage files to NIfTI; folders are searched to the bottom."""
+    from seg3d.verbs.convert import convert as run
+
+    run(inputs, output, tell=print)
+
+
+@app.command()
 def check(
     source: Annotated[Path, typer.Argument(metavar="SOURCE|CONFIG", help="Dataset folder, table or config.")],
     overrides: Overrides = None,

@@ -63,7 +63,12 @@ def _expand(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES))
     if not files:
-        raise DataError("the folder holds no image", where=path, expected=f"files ending in {', '.join(SUFFIXES)}")
+        raise DataError(
+            "the folder holds no image",
+            where=path,
+            expected=f"files ending in {', '.join(SUFFIXES)}",
+            fix="DICOM and MetaImage: seg3d convert makes NIfTI of them.",
+        )
     return files
 
 

@@ -184,4 +184,10 @@ def _format(path: Path) -> str:
         return "nrrd"
     if is_picture(path):
         return "picture"
-    raise DataError("unknown image format", where=path, got=path.suffix or "no suffix", expected=", ".join(SUFFIXES))
+    raise DataError(
+        "unknown image format",
+        where=path,
+        got=path.suffix or "no suffix",
+        expected=", ".join(SUFFIXES),
+        fix="DICOM and MetaImage: seg3d convert makes NIfTI of them.",
+    )

@@ -91,7 +91,29 @@ def write_nifti_like(path: Path, data: NDArray[Any], header: ImageHeader) -> Non
     native["cal_min"], native["cal_max"] = 0, 0
     native["vox_offset"] = 0
     native.set_intent("none")
-    image = _IMAGES[type(native)](data, native.get_best_affine(), native)
+    _write(path, _IMAGES[type(native)](data, native.get_best_affine(), native))
+
+
+def write_nifti(path: Path, data: NDArray[Any], grid: Grid) -> None:
+    """Write ``(x, y, z)`` on a grid, in the type of the values; the same content gives the same bytes.
+
+    Raises:
+        DataError: The values are integers of more than 32 bits.
+    """
+    if data.dtype.kind in "iu" and data.dtype.itemsize == 8:  # which some readers of NIfTI do not know
+        small = data.astype(np.int32)
+        if (small != data).any():
+            raise DataError("values are out of range", where=path, got=f"{data.min()} to {data.max()}")
+        data = small
+    image = nib.Nifti1Image(data, grid.affine)
+    image.header.set_xyzt_units("mm")
+    image.header.set_sform(grid.affine, "scanner")
+    if not grid.is_sheared:  # which a qform cannot say
+        image.header.set_qform(grid.affine, "scanner")
+    _write(path, image)
+
+
+def _write(path: Path, image: Any) -> None:
     raw = image.to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if _is_compressed(path) else raw)

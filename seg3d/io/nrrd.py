@@ -16,17 +16,13 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, Placement, check_size, check_spacing, checked_grid, truncated
+from seg3d.io.header import ImageHeader, Placement, check_size, truncated
+from seg3d.io.itk import grid_of, open_volume, voxel_type, voxels_of
 from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
 SUFFIXES = (".nrrd",)
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ITEM_SIZE = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
 _ITEM_SIZE |= {"longlong": 8, "int64": 8}
-_SCALARS = (
-    *(sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkUInt16, sitk.sitkInt16, sitk.sitkUInt32, sitk.sitkInt32),
-    *(sitk.sitkUInt64, sitk.sitkInt64, sitk.sitkFloat32, sitk.sitkFloat64),
-)
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "???")  # or none that is told
 _LARGEST_HEADER = 1 << 20
 _BEST_RATIO = {"raw": 1, "gzip": DEFLATE_LIMIT, "gz": DEFLATE_LIMIT}  # bytes of voxels that a byte can stand for
@@ -42,23 +38,10 @@ def read_nrrd_header(path: Path) -> ImageHeader:
     """
     fields = _check_text_header(path)
     _refuse_other_units(path, fields)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO")
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise DataError("the NRRD header cannot be read", where=path, got=_reason(error)) from error
-    if reader.GetDimension() != 3:
-        raise DataError("the image is not 3D", where=path, got=f"{reader.GetDimension()}D", expected="3D")
-    check_spacing(path, reader.GetSpacing())
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
-    affine[:3, 3] = reader.GetOrigin()
-    grid = checked_grid(path, tuple(reader.GetSize()), _LPS_TO_RAS @ affine)
-    probe = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], _scalar_type(reader)))
+    reader = open_volume(path, "NrrdImageIO")
     placement = Placement(_is_placed(reader, fields))
-    return ImageHeader(path, grid, reader.GetNumberOfComponents(), probe.dtype, "nrrd", reader, placement)
+    grid, channels = grid_of(reader, path), reader.GetNumberOfComponents()
+    return ImageHeader(path, grid, channels, voxel_type(reader), "nrrd", reader, placement)
 
 
 def _is_placed(reader: sitk.ImageFileReader, fields: Mapping[str, str]) -> bool:
@@ -95,14 +78,7 @@ def read_nrrd_voxels(header: ImageHeader) -> NDArray[Any]:
     Raises:
         DataError: The file is damaged.
     """
-    try:
-        image = header.native.Execute()
-    except RuntimeError as error:
-        raise truncated(header.path, _reason(error)) from error
-    array = sitk.GetArrayFromImage(image)
-    array = array[..., None] if array.ndim == 3 else array
-    voxels: NDArray[Any] = array.transpose(3, 2, 1, 0)
-    return voxels
+    return voxels_of(header.native, header.path)
 
 
 def write_nrrd_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None:
@@ -113,16 +89,6 @@ def write_nrrd_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None
     image.SetDirection(header.native.GetDirection())
     with atomic_path(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def _scalar_type(reader: sitk.ImageFileReader) -> int:
-    """Pixel type of one component."""
-    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-    found = {sitk.GetPixelIDValueAsString(kind): kind for kind in _SCALARS}
-    kind = found.get(name.removeprefix("vector of "))
-    if kind is None:
-        raise DataError("the voxel type cannot be used", where=reader.GetFileName(), got=name)
-    return int(kind)
 
 
 def item_size(kind: str) -> int | None:
@@ -195,8 +161,3 @@ def _check_gzip(path: Path, start: int, needed: int) -> None:
                 read_to_end(path, stream)
         except (OSError, EOFError, zlib.error) as error:
             raise truncated(path, error) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of ITK's message, which says what happened."""
-    return str(error).strip().splitlines()[-1]

@@ -20,10 +20,11 @@ from seg3d.serving.refusals import Refusal
 FORMATS = ("NIfTI", "NRRD", "PNG", "JPEG")
 _STARTS = ((b"NRRD000", ".nrrd"), (b"\x89PNG\r\n\x1a\n", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"\x1f\x8b", ".nii.gz"))
 _HINTS = (  # where in the file, what stands there, what to do
-    (128, b"DICM", "DICOM is read as a series: convert it to NIfTI first, for instance with dcm2niix."),
+    (128, b"DICM", "DICOM is read as a series: convert it to NIfTI first: seg3d convert FOLDER --output DIR."),
     (0, b"PK\x03\x04", "Unzip the archive and upload the scan in it."),
     (0, b"II*\0", "Save the TIFF as PNG, or a stack as NIfTI."),
     (0, b"MM\0*", "Save the TIFF as PNG, or a stack as NIfTI."),
+    (0, b"ObjectType", "MetaImage: convert it to NIfTI first: seg3d convert FILE.mha --output DIR."),
     (0, b"\x89HDF", "Export the scan as NIfTI."),
 )
 _LARGEST_NRRD_HEADER = 1 << 16

@@ -1,0 +1,275 @@
+"""DICOM series: slices in files of their own, read by SimpleITK (GDCM) and put together here.
+
+ITK's own reader of series takes the type of all voxels from the first slice and the distance of all slices from the
+first two; here every slice is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from seg3d.errors import DataError
+from seg3d.io.header import check_spacing, checked_grid, truncated
+from seg3d.io.itk import LPS_TO_RAS, itk_reason
+from seg3d.volume import Grid, Volume
+
+_IMAGE_POSITION, _IMAGE_ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+_ROWS, _COLUMNS, _FRAMES, _SAMPLES = "0028|0010", "0028|0011", "0028|0008", "0028|0002"
+_SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "0008|0060"
+# how far a gap may be from the usual one: positions are rounded, while a missing slice makes a gap of two
+_UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.1, 0.4
+_SAME_DIRECTION = 1e-3
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What the header of a slice says.
+
+    Attributes:
+        path: The file.
+        position: Of its first pixel, in mm, LPS.
+        orientation: Directions of a row and of a column.
+        spacing: Distances of rows and of columns, in mm.
+        size: Rows and columns.
+    """
+
+    path: Path
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float]
+    size: tuple[int, int]
+
+
+@dataclass
+class Series:
+    """The files in a folder that are of one series of one patient.
+
+    Attributes:
+        folder: Where they are.
+        number: Of the series, as the scanner counted it; may be empty.
+        modality: ``CT``, ``MR``, ``PT``, ...
+        slices: Their slices, in the order of their names until :func:`read_series` sorts them.
+        without: Why files of it are no slices, by file name.
+    """
+
+    folder: Path
+    number: str
+    modality: str
+    slices: list[Slice] = field(default_factory=list)
+    without: dict[str, str] = field(default_factory=dict)
+
+
+def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
+    """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
+
+    Only files that begin as DICOM files do are looked at; no pixel is read.
+    """
+    found: dict[tuple[Path, str, str], Series] = {}
+    errors = []
+    for path in _files(folder):
+        try:
+            _take(path, found)
+        except DataError as error:
+            errors.append(error)
+    return sorted(found.values(), key=lambda s: (s.folder, s.number.zfill(12))), errors
+
+
+def why_no_volume(series: Series) -> str:
+    """Why a series is none of parallel slices, and never was meant to be; empty if it is one."""
+    if not series.slices:
+        return ", ".join(sorted(set(series.without.values()))) or "no image"
+    if len(series.slices) == 1:
+        return "a single image"
+    first = series.slices[0].orientation
+    if any(np.abs(one.orientation - first).max() > _SAME_DIRECTION for one in series.slices):
+        return "images in several directions, as of a localiser"
+    return ""
+
+
+def read_series(series: Series) -> Volume:
+    """The volume ``(1, x, y, z)`` of parallel slices: x along rows, y along columns, z as the patient's axes turn.
+
+    Values are those after the slices' own slope and intercept: Hounsfield units of CT, activity (not SUV) of PET. They
+    are integers if all slices are, else float32. A tilted gantry gives a sheared grid.
+
+    Raises:
+        DataError: Slices are missing, double, of several sizes or spacings, or damaged.
+    """
+    slices = _sorted(series)
+    grid = _grid(series, slices)
+    planes = [_pixels(one) for one in slices]
+    kind = np.result_type(*(plane.dtype for plane in planes))
+    if kind.kind == "f":
+        kind = np.dtype(np.float32)
+    return Volume(np.stack([plane.T.astype(kind, copy=False) for plane in planes], axis=-1)[None], grid)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files that begin as DICOM files do, sorted by path."""
+    for place, names, files in os.walk(folder):
+        names.sort()
+        for name in sorted(files):
+            path = Path(place) / name
+            with path.open("rb") as file:
+                start = file.read(132)
+            if start[128:] == b"DICM":
+                yield path
+
+
+def _take(path: Path, found: dict[tuple[Path, str, str], Series]) -> None:
+    """Add a file to its series, that of one patient in one folder."""
+    reader = _opened(path)
+    if not _tag(reader, _SERIES):
+        return  # the directory of an exported disc, for instance
+    key = (path.parent, _tag(reader, _PATIENT), _tag(reader, _SERIES))
+    series = found.setdefault(key, Series(path.parent, _tag(reader, _NUMBER), _tag(reader, _MODALITY)))
+    why = _why_no_slice(reader)
+    if why:
+        series.without[path.name] = why
+    else:
+        series.slices.append(_slice(path, reader))
+
+
+def _opened(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("GDCMImageIO")
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataError(
+            "the DICOM header cannot be read",
+            where=path,
+            got=itk_reason(error),
+            fix="Copy the file again from its source, or move it elsewhere if it is no image.",
+        ) from error
+    return reader
+
+
+def _tag(reader: sitk.ImageFileReader, tag: str) -> str:
+    return str(reader.GetMetaData(tag)).strip(" \0") if reader.HasMetaDataKey(tag) else ""
+
+
+def _why_no_slice(reader: sitk.ImageFileReader) -> str:
+    if not _tag(reader, _ROWS):
+        return "no image"
+    if _tag(reader, _FRAMES) not in ("", "1"):
+        return "several frames in a file"
+    if _tag(reader, _SAMPLES) not in ("", "1"):
+        return "colours"
+    if not (_tag(reader, _IMAGE_POSITION) and _tag(reader, _IMAGE_ORIENTATION) and _tag(reader, _PIXEL_SPACING)):
+        return "no place in the patient"
+    return ""
+
+
+def _slice(path: Path, reader: sitk.ImageFileReader) -> Slice:
+    position, orientation, spacing = (
+        _numbers(path, reader, tag, count)
+        for tag, count in ((_IMAGE_POSITION, 3), (_IMAGE_ORIENTATION, 6), (_PIXEL_SPACING, 2))
+    )
+    check_spacing(path, tuple(spacing))
+    size = int(_tag(reader, _ROWS)), int(_tag(reader, _COLUMNS))
+    return Slice(path, position, orientation, (float(spacing[0]), float(spacing[1])), size)
+
+
+def _numbers(path: Path, reader: sitk.ImageFileReader, tag: str, count: int) -> NDArray[np.float64]:
+    text = _tag(reader, tag)
+    try:
+        found = np.array([float(part) for part in text.split("\\")])
+    except ValueError:
+        found = np.array([np.nan])
+    if found.shape != (count,) or not np.isfinite(found).all():
+        raise DataError(f"({tag.replace('|', ',')}) cannot be read", where=path, got=text, expected=f"{count} numbers")
+    return found
+
+
+def _sorted(series: Series) -> list[Slice]:
+    """The slices along their normal."""
+    first = series.slices[0]
+    for name in ("size", "spacing"):
+        other = next((one for one in series.slices if not np.allclose(getattr(one, name), getattr(first, name))), None)
+        if other is not None:
+            raise DataError(
+                f"slices of one series differ in {name}",
+                where=other.path,
+                got=getattr(other, name),
+                expected=f"{getattr(first, name)}, as {first.path.name}",
+                fix="Put each volume into a folder of its own.",
+            )
+    if series.without:
+        name, why = next(iter(series.without.items()))
+        raise DataError(
+            f"{len(series.without)} of {len(series.slices) + len(series.without)} files of the series are no slices",
+            where=series.folder / name,
+            got=why,
+            fix="Move them elsewhere if the volume is complete without them.",
+        )
+    return sorted(series.slices, key=lambda one: (float(one.position @ _normal(first)), one.path.name))
+
+
+def _grid(series: Series, slices: Sequence[Slice]) -> Grid:
+    """The grid of sorted slices."""
+    _refuse_gaps(series, slices)
+    first, last = slices[0], slices[-1]
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * first.spacing[1]  # along a row the column changes
+    affine[:3, 1] = first.orientation[3:] * first.spacing[0]
+    affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
+    affine[:3, 3] = first.position
+    rows, columns = first.size
+    return checked_grid(series.folder, (columns, rows, len(slices)), LPS_TO_RAS @ affine)
+
+
+def _refuse_gaps(series: Series, slices: Sequence[Slice]) -> None:
+    """Refuse slices that are not evenly spaced.
+
+    Raises:
+        DataError: Some are missing, or at the same place.
+    """
+    places = np.array([one.position for one in slices])
+    gaps = np.diff(places @ _normal(slices[0]))
+    usual = float(np.median(gaps))
+    double = np.flatnonzero(gaps <= 0.1 * max(usual, 1e-6))
+    if len(double):
+        a, b = (slices[double[0] + i].path.name for i in (0, 1))
+        raise DataError(
+            "several slices are at the same place",
+            where=series.folder,
+            got=f"{a} and {b}" + (f", and {len(double) - 1} more pairs" if len(double) > 1 else ""),
+            fix="Are they of several times, echoes or copies? Put each volume into a folder of its own.",
+        )
+    wrong = np.abs(gaps - usual) > min(max(_UNEVEN * usual, _ROUNDED_MM), _MISSING * usual)
+    straight = np.linspace(places[0], places[-1], len(places))
+    if wrong.any() or np.abs(places - straight).max() > _MISSING * max(usual, *slices[0].spacing):
+        worst = int(np.abs(gaps - usual).argmax())
+        raise DataError(
+            "slices are not evenly spaced: some are missing, or were taken at other distances",
+            where=series.folder,
+            got=f"{gaps[worst]:.4g} mm between {slices[worst].path.name} and {slices[worst + 1].path.name}",
+            expected=f"{usual:.4g} mm, as between most",
+            fix="Copy the series again from its source; what was taken so has to be resampled first.",
+        )
+
+
+def _normal(one: Slice) -> NDArray[np.float64]:
+    """The direction of a row times that of a column."""
+    return np.cross(one.orientation[:3], one.orientation[3:])
+
+
+def _pixels(one: Slice) -> NDArray[np.generic]:
+    """The values ``(row, column)`` of a slice after its slope and intercept."""
+    try:
+        array = sitk.GetArrayFromImage(_opened(one.path).Execute())
+    except RuntimeError as error:
+        raise truncated(one.path, itk_reason(error)) from error
+    plane: NDArray[np.generic] = array.reshape(array.shape[-2:])
+    if plane.shape != one.size:
+        raise truncated(one.path, f"{plane.shape} pixels of {one.size}")
+    return plane

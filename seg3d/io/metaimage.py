@@ -1,0 +1,129 @@
+"""MetaImage files (``.mha``, ``.mhd`` with its data file), read by SimpleITK once they are known to be whole."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from seg3d.errors import DataError
+from seg3d.io.header import check_size, truncated
+from seg3d.io.itk import grid_of, open_volume, voxels_of
+from seg3d.io.packed import DEFLATE_LIMIT, PADDING, PIECE, deflated_size, too_much
+from seg3d.volume import Volume
+
+SUFFIXES = (".mha", ".mhd")
+_LARGEST_HEADER = 1 << 16
+_ITEM_SIZE = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
+# fields that not every reader minds, and the only values that then mean the same to all
+_PLAIN = {
+    "DistanceUnits": ("mm", "?", ""),
+    "ElementToIntensityFunctionSlope": ("1", "1.0"),
+    "ElementToIntensityFunctionOffset": ("0", "0.0"),
+}
+_DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}  # what the field may be called
+
+
+@dataclass(frozen=True)
+class _Facts:
+    fields: dict[str, str]
+    data: Path  # the file with the voxels
+    start: int  # where in it they begin
+
+
+def read_metaimage(path: Path) -> tuple[Volume, bool]:
+    """The volume ``(1, x, y, z)`` of a file, and whether it says how the patient lies in it.
+
+    Raises:
+        DataError: The file or its data file is missing or damaged, its header cannot be true, or it has several
+            channels.
+    """
+    facts = _facts(path)
+    _refuse_other_values(path, facts.fields)
+    _check_data(facts, _needed_bytes(path, facts.fields))
+    reader = open_volume(path, "MetaImageIO")
+    if reader.GetNumberOfComponents() != 1:
+        channels = reader.GetNumberOfComponents()
+        raise DataError("a volume has one channel", where=path, got=channels, fix="Save a file for each channel.")
+    return Volume(voxels_of(reader, path), grid_of(reader, path)), bool(_DIRECTIONS & facts.fields.keys())
+
+
+def _facts(path: Path) -> _Facts:
+    """The fields of a header up to the one that ends it, and where the voxels are."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_HEADER)
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=path, fix="Check the path.") from error
+    except OSError as error:
+        raise DataError("the file cannot be opened", where=path, got=error) from error
+    end = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?(\n|\Z)", raw, re.MULTILINE)
+    if end is None:
+        raise DataError("this is not a MetaImage file", where=path, got="another content" if raw else "an empty file")
+    lines = (line.partition("=") for line in raw[: end.start()].decode("utf-8", "replace").splitlines())
+    fields = {name.strip(): value.strip() for name, equals, value in lines if equals}
+    place = end[1].decode("utf-8", "replace")
+    if place.upper() == "LOCAL":
+        return _Facts(fields, path, end.end())
+    if not place or Path(place).name != place or "%" in place or place.startswith("LIST"):
+        raise DataError(
+            "the voxels are in files that cannot be read", where=path, got=place, expected="LOCAL, or a file beside it"
+        )
+    if not (path.parent / place).is_file():
+        raise DataError("the file with the voxels is missing", where=path, expected=path.parent / place)
+    return _Facts(fields, path.parent / place, 0)
+
+
+def _refuse_other_values(path: Path, fields: dict[str, str]) -> None:
+    for name, plain in _PLAIN.items():
+        if fields.get(name, plain[0]) not in plain:
+            raise DataError(
+                f"{name} is not minded", where=path, got=fields[name], expected=plain[0], fix="Save it without."
+            )
+
+
+def _needed_bytes(path: Path, fields: dict[str, str]) -> int:
+    """Bytes of all voxels by the header."""
+    kind = re.fullmatch("MET_U?([A-Z_]+?)(_ARRAY)?", fields.get("ElementType", ""))
+    item = _ITEM_SIZE.get(kind[1]) if kind else None
+    sizes = [int(n) for n in fields.get("DimSize", "").split() if re.fullmatch("[0-9]{1,9}", n)]
+    channels = fields.get("ElementNumberOfChannels", "1")
+    unread = fields.get("HeaderSize", "0") != "0" or fields.get("BinaryData", "True").lower() not in ("true", "1")
+    if item is None or not sizes or unread or not re.fullmatch("[0-9]{1,4}", channels):
+        names = ("ElementType", "DimSize", "ElementNumberOfChannels", "HeaderSize", "BinaryData")
+        raise DataError(
+            "the header cannot be read",
+            where=path,
+            got={name: fields[name] for name in names if name in fields},
+            expected="a type of numbers, sizes, and binary data without a header of its own",
+            fix="Save it anew, for instance with 3D Slicer.",
+        )
+    return math.prod(sizes) * item * int(channels)
+
+
+def _check_data(facts: _Facts, needed: int) -> None:
+    """Refuse data that end too early, for which ITK puts what it likes, and such as go on after their end."""
+    there = facts.data.stat().st_size - facts.start
+    packed = facts.fields.get("CompressedData", "False").lower() in ("true", "1")
+    check_size(facts.data, needed, there * (DEFLATE_LIMIT if packed else 1), _shape(facts.fields))
+    if not packed:
+        if there > needed + PADDING:
+            raise too_much(facts.data)
+        return
+    found = deflated_size(facts.data, _pieces(facts), needed)
+    if found < needed:
+        raise truncated(facts.data, f"{found} of {needed} bytes of voxels")
+
+
+def _shape(fields: dict[str, str]) -> tuple[int, int, int]:
+    x, y, z = (*(int(n) for n in fields["DimSize"].split()), 1, 1, 1)[:3]
+    return x, y, z
+
+
+def _pieces(facts: _Facts) -> Iterator[bytes]:
+    with facts.data.open("rb") as file:
+        file.seek(facts.start)
+        while piece := file.read(PIECE):
+            yield piece

@@ -1,0 +1,135 @@
+"""``seg3d convert``: DICOM series and MetaImage files to NIfTI, which the other commands read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seg3d.errors import DataError, Fault, FaultsError
+from seg3d.io import dicom, metaimage
+from seg3d.io.nifti import write_nifti
+from seg3d.volume import Volume
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A volume that is to be written; ``number`` tells series of one folder apart."""
+
+    name: str
+    where: Path
+    number: str
+    what: str
+    read: Callable[[], tuple[Volume, bool]]
+
+
+def convert(
+    inputs: Sequence[Path | str], output: Path | str, *, tell: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Write each DICOM series and MetaImage file as ``NAME.nii.gz`` on its own grid, and return the files.
+
+    Nothing of a DICOM header but the geometry is copied. What is no volume (a localiser, a report, a single image) is
+    told and left out.
+
+    Args:
+        inputs: Folders, which are searched to the bottom, and ``.mha`` or ``.mhd`` files.
+        output: Folder of the answers. A volume is called as its file, or as its folder below the one that is given;
+            several of one folder are told apart by the numbers of their series.
+        tell: Is given a line for each.
+
+    Raises:
+        DataError: There is no volume, or two would have the same name.
+        FaultsError: Some could not be converted; the others are.
+    """
+    target = Path(output)
+    if target.exists() and not target.is_dir():
+        raise DataError("the volumes need a folder", where="--output", got=target, expected="a folder, or none yet")
+    found, faults = _find([Path(path) for path in inputs], tell)
+    written = []
+    for one in _named(found):
+        try:
+            volume, placed = one.read()
+            write_nifti(target / one.name, volume.data[0], volume.grid)
+        except DataError as error:
+            faults.append(Fault(str(one.where), "not_converted", str(error)))
+            tell(f"{one.name}: failed")
+            continue
+        written.append(target / one.name)
+        tell(f"{one.name}: {one.what}{_described(volume, placed)}")
+    if faults:
+        raise FaultsError(f"{len(written)} volumes converted, these not", faults)
+    if not written:
+        raise DataError("there is nothing to convert", where=", ".join(map(str, inputs)), expected="DICOM or MetaImage")
+    return written
+
+
+def _find(inputs: Sequence[Path], tell: Callable[[str], None]) -> tuple[list[_Found], list[Fault]]:
+    found, faults = [], []
+    for path in inputs:
+        if path.is_dir():
+            more, errors = _in_folder(path, tell)
+            found += more
+            faults += [Fault(str(error.where), "not_read", str(error)) for error in errors]
+        elif path.name.lower().endswith(metaimage.SUFFIXES) or not path.exists():
+            found.append(_metaimage(path, path.stem))
+        else:
+            raise DataError(
+                "the input cannot be converted", where=path, expected="a folder with DICOM files, .mha or .mhd"
+            )
+    return found, faults
+
+
+def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found], list[DataError]]:
+    found = [
+        _metaimage(file, "_".join(file.relative_to(folder).with_suffix("").parts))
+        for file in sorted(folder.rglob("*"))
+        if file.name.lower().endswith(metaimage.SUFFIXES) and file.is_file()
+    ]
+    series, errors = dicom.find_series(folder)
+    for one in series:
+        why = dicom.why_no_volume(one)
+        if why:
+            tell(f"left out: {one.folder}, series {one.number or 'without a number'}: {why}")
+            continue
+        name = "_".join(one.folder.relative_to(folder).parts) or folder.resolve().name
+        found.append(_Found(name, one.folder, one.number, f"{one.modality}, ", _reading(one)))
+    return found, errors
+
+
+def _reading(series: dicom.Series) -> Callable[[], tuple[Volume, bool]]:
+    return lambda: (dicom.read_series(series), True)
+
+
+def _metaimage(path: Path, name: str) -> _Found:
+    return _Found(name, path, "", "", lambda: metaimage.read_metaimage(path))
+
+
+def _named(found: Sequence[_Found]) -> list[_Found]:
+    """All with the names of their files, which differ.
+
+    Raises:
+        DataError: They cannot be told apart.
+    """
+    count = Counter(one.name for one in found)
+    named = [
+        replace(one, name=f"{one.name}{f'_{one.number}' if count[one.name] > 1 and one.number else ''}.nii.gz")
+        for one in found
+    ]
+    twice = sorted(name for name, times in Counter(one.name for one in named).items() if times > 1)
+    if twice:
+        raise DataError(
+            "several volumes would have the same name",
+            where=", ".join(twice),
+            got=", ".join(str(one.where) for one in named if one.name in twice),
+            fix="Convert them one at a time, or put each into a folder of its own.",
+        )
+    return named
+
+
+def _described(volume: Volume, placed: bool) -> str:
+    grid = volume.grid
+    sizes, spacing = (" x ".join(f"{n:.4g}" for n in numbers) for numbers in (grid.shape, grid.spacing_mm))
+    remark = "; the axes are not at right angles, as after gantry tilt" if grid.is_sheared else ""
+    remark += "" if placed else "; the file does not say how the patient lies: taken to the left, back and head"
+    return f"{sizes} voxels of {spacing} mm{remark}"

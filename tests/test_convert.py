@@ -1,0 +1,267 @@
+"""``seg3d convert``: DICOM series and MetaImage files, beside what SimpleITK's own readers make of them."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_files import COLUMN, ROW, values, write_series
+from typer.testing import CliRunner
+
+import seg3d
+from seg3d.cli import app
+from seg3d.errors import DataError, FaultsError
+from seg3d.io import read_header, read_label_map, read_volume
+
+
+def by_itk(folder: Path) -> tuple[np.ndarray[Any, Any], sitk.Image]:
+    """What SimpleITK's reader of series makes of a folder."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), image
+
+
+def same_place(image: sitk.Image, affine: np.ndarray[Any, Any], index: Sequence[int]) -> bool:
+    x, y, z = image.TransformIndexToPhysicalPoint([int(i) for i in index])
+    return np.allclose(affine @ [*index, 1], [-x, -y, z, 1], atol=1e-4)
+
+
+def convert(*inputs: Path, output: Path) -> tuple[list[str], list[str]]:
+    lines: list[str] = []
+    return [path.name for path in seg3d.convert(inputs, output, tell=lines.append)], lines
+
+
+def test_a_series_lies_where_itk_puts_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", values())
+    names, lines = convert(tmp_path / "scan", output=tmp_path / "out")
+    assert names == ["scan.nii.gz"]
+    assert lines == ["scan.nii.gz: CT, 7 x 9 x 6 voxels of 0.7 x 0.9 x 2.5 mm"]
+    volume, (expected, image) = read_volume(tmp_path / "out" / "scan.nii.gz"), by_itk(tmp_path / "scan")
+    np.testing.assert_array_equal(volume.data[0], expected)
+    assert volume.data.dtype == np.int16
+    np.testing.assert_array_equal(np.sort(volume.data[0].ravel()), np.sort(values().ravel()))
+    assert all(same_place(image, volume.grid.affine, index) for index in ((0, 0, 0), (6, 0, 0), (0, 8, 0), (3, 4, 5)))
+    header = read_header(tmp_path / "out" / "scan.nii.gz")
+    assert header.placement.placed
+    assert not header.placement.disagreement
+
+
+def test_the_same_series_gives_the_same_bytes_and_nothing_of_the_patient(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", values())
+    for name in ("one", "two"):
+        convert(tmp_path / "scan", output=tmp_path / name)
+    one, two = ((tmp_path / name / "scan.nii.gz").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert b"Doe" not in gzip.decompress(one)
+    assert b"4711" not in gzip.decompress(one)
+
+
+def test_slices_from_head_to_foot_are_turned_round(tmp_path: Path) -> None:
+    write_series(tmp_path / "up", values())
+    write_series(tmp_path / "down", values()[::-1], step=(0, 0, -2.5), uid="1.2.826.0.1.3680043.2.1125.2")
+    convert(tmp_path / "up", tmp_path / "down", output=tmp_path / "out")
+    up, down = (read_volume(tmp_path / "out" / f"{name}.nii.gz") for name in ("up", "down"))
+    np.testing.assert_array_equal(up.data, down.data)
+    assert up.grid.affine[2, 3] == 30
+    assert down.grid.affine[2, 3] == 30 - 5 * 2.5
+
+
+def test_a_tilted_gantry_shears_the_grid_and_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", values(), step=(0.0, 0.5, 2.5))
+    _, lines = convert(tmp_path / "scan", output=tmp_path / "out")
+    assert "not at right angles" in lines[0]
+    volume = read_volume(tmp_path / "out" / "scan.nii.gz")
+    assert volume.grid.is_sheared
+    np.testing.assert_allclose(volume.grid.affine[:3, 2], [0, -0.5, 2.5], atol=1e-6)
+
+
+def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
+    """As in PET; ITK's reader of series takes the type from the first slice and would cut the others' fractions off."""
+    stored = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    for k, slope in enumerate((1, 0.5, 0.25, 2)):
+        planes = stored.astype(np.int16) if slope == 1 else stored * float(slope)
+        stored_as = {"0028|0100": "16", "0028|0101": "16", "0028|0102": "15", "0028|0103": "1"}
+        tags = {"0028|1053": str(slope), "0028|1052": "0", "0008|0060": "PT", **stored_as}
+        files = write_series(tmp_path / f"part{k}", planes, tags=tags)
+        (tmp_path / "scan").mkdir(exist_ok=True)
+        files[k].rename(tmp_path / "scan" / f"{k}.dcm")
+    written = [sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "scan" / f"{k}.dcm")))[0] for k in range(4)]
+    assert {plane.dtype.kind for plane in written} == {"i", "f"}  # else this shows nothing
+    convert(tmp_path / "scan", output=tmp_path / "out")
+    volume = read_volume(tmp_path / "out" / "scan.nii.gz")
+    assert volume.data.dtype == np.float32
+    np.testing.assert_allclose(volume.data[0], np.stack(written).transpose(2, 1, 0))
+
+
+def test_an_archive_is_searched_to_the_bottom(tmp_path: Path) -> None:
+    archive, base = tmp_path / "archive", "1.2.826.0.1.3680043.2.1125"
+    write_series(archive / "p1" / "ct", values(), uid=f"{base}.1")
+    write_series(archive / "p2" / "all", values((3, 5, 5)), uid=f"{base}.2", number=4)
+    write_series(archive / "p2" / "all", values((4, 5, 5)), uid=f"{base}.3", number=11)
+    write_series(archive / "p3", values((1, 5, 5)), uid=f"{base}.4", number=1)
+    write_series(archive / "p4", values((2, 5, 5)), uid=f"{base}.5", number=1)
+    sagittal = [np.array([0.0, 1, 0]), np.array([0.0, 0, -1])]
+    other = write_series(tmp_path / "other", values((1, 5, 5)), uid=f"{base}.5", directions=sagittal)
+    other[0].rename(archive / "p4" / "sagittal.dcm")
+    (archive / "p1" / "ct" / "notes.txt").write_text("no DICOM")
+    names, lines = convert(archive, output=tmp_path / "out")
+    assert names == ["p1_ct.nii.gz", "p2_all_4.nii.gz", "p2_all_11.nii.gz"]
+    left = sorted(line.removeprefix(f"left out: {archive}/") for line in lines if line.startswith("left out"))
+    assert left == ["p3, series 1: a single image", "p4, series 1: images in several directions, as of a localiser"]
+
+
+def test_two_patients_of_one_series_number_are_not_mixed(tmp_path: Path) -> None:
+    """Some ways of anonymising give everybody the same UID."""
+    write_series(tmp_path / "all", values((2, 5, 5)))
+    files = write_series(tmp_path / "more", values((2, 5, 5)), step=(0, 0, 5), tags={"0010|0020": "P-2"})
+    for file in files:
+        file.rename(tmp_path / "all" / f"b{file.name}")
+    with pytest.raises(DataError, match="several volumes would have the same name"):
+        convert(tmp_path / "all", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def spoil_missing(files: list[Path]) -> None:
+    files[3].unlink()
+
+
+def spoil_double(files: list[Path]) -> None:
+    (files[0].parent / "copy.dcm").write_bytes(files[2].read_bytes())
+
+
+def spoil_truncated(files: list[Path]) -> None:
+    files[3].write_bytes(files[3].read_bytes()[:-20])
+
+
+def spoil_header(files: list[Path]) -> None:
+    files[3].write_bytes(files[3].read_bytes()[:160])
+
+
+def spoil_size(files: list[Path]) -> None:
+    other = write_series(files[0].parents[2] / "other", values((6, 4, 4)))
+    files[5].write_bytes(other[5].read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_missing, "not evenly spaced.*got 5 mm between .*expected 2.5 mm"),
+        (spoil_double, "several slices are at the same place"),
+        (spoil_truncated, "truncated or damaged|header cannot be read"),
+        (spoil_header, "cannot be read|not evenly spaced|at the same place"),
+        (spoil_size, "slices of one series differ in size"),
+    ],
+)
+def test_a_series_that_cannot_be_trusted_is_refused_and_the_others_go_on(
+    tmp_path: Path, spoil: Any, message: str
+) -> None:
+    write_series(tmp_path / "in" / "good", values((3, 5, 5)), uid="1.2.826.0.1.3680043.2.1125.2")
+    spoil(write_series(tmp_path / "in" / "bad", values()))
+    with pytest.raises(FaultsError, match=message):
+        convert(tmp_path / "in", output=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+
+
+def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
+    files = [
+        write_series(tmp_path / f"part{k}", values((8, 5, 5)), step=(0, 0, round(0.66 * k, 1) / max(k, 1)))[k]
+        for k in range(8)
+    ]
+    (tmp_path / "scan").mkdir()
+    for k, file in enumerate(files):
+        file.rename(tmp_path / "scan" / f"{k}.dcm")
+    names, _ = convert(tmp_path / "scan", output=tmp_path / "out")
+    assert names == ["scan.nii.gz"]
+    spacing = read_header(tmp_path / "out" / "scan.nii.gz").grid.spacing_mm[2]
+    assert math.isclose(spacing, 4.6 / 7, rel_tol=1e-5)
+
+
+def metaimage(path: Path, *, compressed: bool, kind: type = np.int16) -> np.ndarray[Any, Any]:
+    data = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(kind)
+    image = sitk.GetImageFromArray(data)
+    image.SetSpacing((1, 2, 3))
+    image.SetOrigin((5, 6, 7))
+    image.SetDirection((*ROW[:1], COLUMN[0], 0, ROW[1], COLUMN[1], 0, 0, 0, 1))
+    sitk.WriteImage(image, str(path), useCompression=compressed)
+    return data
+
+
+@pytest.mark.parametrize("name", ["scan.mha", "scan.mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_metaimage_lies_where_itk_puts_it(tmp_path: Path, name: str, compressed: bool) -> None:
+    data = metaimage(tmp_path / name, compressed=compressed, kind=np.int64)
+    convert(tmp_path / name, output=tmp_path / "out")
+    volume, image = read_volume(tmp_path / "out" / "scan.nii.gz"), sitk.ReadImage(str(tmp_path / name))
+    np.testing.assert_array_equal(volume.data[0], data.transpose(2, 1, 0))
+    assert all(same_place(image, volume.grid.affine, index) for index in ((0, 0, 0), (6, 0, 0), (0, 5, 0), (3, 4, 2)))
+    assert read_label_map(tmp_path / "out" / "scan.nii.gz").data.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["scan.mha", "scan.mhd"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("lost", [1, 40])
+def test_a_truncated_metaimage_is_refused(tmp_path: Path, name: str, compressed: bool, lost: int) -> None:
+    metaimage(tmp_path / name, compressed=compressed)
+    (data,) = [path for path in tmp_path.iterdir() if path.suffix in (".raw", ".zraw")] or [tmp_path / name]
+    data.write_bytes(data.read_bytes()[:-lost])
+    with pytest.raises(FaultsError, match=r"smaller than its header says|truncated or damaged"):
+        convert(tmp_path / name, output=tmp_path / "out")
+    assert not list(tmp_path.rglob("*.nii*"))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        (b"ElementDataFile = /etc/passwd", "files that cannot be read"),
+        (b"ElementDataFile = ../scan.raw", "files that cannot be read"),
+        (b"ElementDataFile = LIST", "files that cannot be read"),
+        (b"ElementDataFile = gone.raw", "the file with the voxels is missing"),
+        (b"HeaderSize = -1\nElementDataFile = LOCAL", "the header cannot be read"),
+        (b"DistanceUnits = um\nElementDataFile = LOCAL", "DistanceUnits is not minded"),
+        (b"ElementNumberOfChannels = 2\nElementDataFile = LOCAL", "smaller than its header says|one channel"),
+        (b"Other = LOCAL", "not a MetaImage"),
+    ],
+)
+def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: bytes, message: str) -> None:
+    metaimage(tmp_path / "scan.mha", compressed=False)
+    content = (tmp_path / "scan.mha").read_bytes()
+    (tmp_path / "scan.mha").write_bytes(content.replace(b"ElementDataFile = LOCAL", field))
+    with pytest.raises(FaultsError, match=message):
+        convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+def test_a_metaimage_without_directions_is_told(tmp_path: Path) -> None:
+    metaimage(tmp_path / "scan.mha", compressed=False)
+    content = (tmp_path / "scan.mha").read_bytes()
+    kept = b"\n".join(line for line in content.split(b"\n") if not line.startswith(b"TransformMatrix"))
+    (tmp_path / "scan.mha").write_bytes(kept)
+    _, lines = convert(tmp_path / "scan.mha", output=tmp_path / "out")
+    assert "does not say how the patient lies" in lines[0]
+
+
+def test_the_command_tells_what_it_wrote(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "p1", values((3, 5, 5)))
+    metaimage(tmp_path / "in" / "labels.mha", compressed=True)
+    done = CliRunner().invoke(app, ["convert", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert [line.split(":")[0] for line in done.output.splitlines()] == ["labels.nii.gz", "p1.nii.gz"]
+
+
+def test_what_is_no_volume_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="nothing to convert"):
+        convert(tmp_path / "in", output=tmp_path / "out")
+    (tmp_path / "a.nii").write_bytes(b"x")
+    with pytest.raises(DataError, match="cannot be converted"):
+        convert(tmp_path / "a.nii", output=tmp_path / "out")
+    with pytest.raises(FaultsError, match="missing"):
+        convert(tmp_path / "gone.mha", output=tmp_path / "out")
+    with pytest.raises(DataError, match="need a folder"):
+        convert(tmp_path / "in", output=tmp_path / "a.nii")
