@@ -169,6 +169,23 @@ def test_a_series_that_cannot_be_trusted_is_refused_and_the_others_go_on(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
 
 
+def other_file(kind: str) -> bytes:
+    """The beginning of a DICOM file of some kind, with nothing after it."""
+    uid = kind.encode() + b"\0" * (len(kind) % 2)
+    return bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI" + len(uid).to_bytes(2, "little") + uid
+
+
+def test_reports_and_plans_are_passed_over_and_a_broken_slice_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", values())
+    (tmp_path / "in" / "plan.dcm").write_bytes(other_file("1.2.840.10008.5.1.4.1.1.481.5"))
+    names, _ = convert(tmp_path / "in", output=tmp_path / "out")
+    assert names == ["in.nii.gz"]
+    for name in ("a.dcm", "b.dcm"):  # as the last slices of the series would be
+        (tmp_path / "in" / name).write_bytes(other_file("1.2.840.10008.5.1.4.1.1.2"))
+    with pytest.raises(FaultsError, match=r"a.dcm: the DICOM header cannot be read, nor 1 more"):
+        convert(tmp_path / "in", output=tmp_path / "out")
+
+
 def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
     files = [
         write_series(tmp_path / f"part{k}", values((8, 5, 5)), step=(0, 0, round(0.66 * k, 1) / max(k, 1)))[k]

@@ -7,6 +7,7 @@ first two; here every slice is asked.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from seg3d.volume import Grid, Volume
 
 _IMAGE_POSITION, _IMAGE_ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 _ROWS, _COLUMNS, _FRAMES, _SAMPLES = "0028|0010", "0028|0011", "0028|0008", "0028|0002"
+# unknown, CT, MR and PET: a file of these kinds that cannot be read is told, while of others most are no images
+_VOLUME_CLASSES = ("", *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in (2, 4, 128)))
 _SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "0008|0060"
 # how far a gap may be from the usual one: positions are rounded, while a missing slice makes a gap of two
 _UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.1, 0.4
@@ -69,16 +72,26 @@ class Series:
 def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
     """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
 
-    Only files that begin as DICOM files do are looked at; no pixel is read.
+    Only files that begin as DICOM files do are looked at; no pixel is read. Reports, plans and the like, which GDCM
+    does not read, are passed over.
     """
     found: dict[tuple[Path, str, str], Series] = {}
-    errors = []
-    for path in _files(folder):
+    errors: dict[Path, list[DataError]] = {}
+    for path, kind in _files(folder):
         try:
             _take(path, found)
         except DataError as error:
-            errors.append(error)
-    return sorted(found.values(), key=lambda s: (s.folder, s.number.zfill(12))), errors
+            if kind in _VOLUME_CLASSES:
+                errors.setdefault(path.parent, []).append(error)
+    return sorted(found.values(), key=lambda s: (s.folder, s.number.zfill(12))), [_joined(e) for e in errors.values()]
+
+
+def _joined(errors: Sequence[DataError]) -> DataError:
+    """One error for all files of a folder."""
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    return DataError(f"{first.what}, nor {len(errors) - 1} more", where=first.where, got=first.got, fix=first.fix)
 
 
 def why_no_volume(series: Series) -> str:
@@ -111,16 +124,25 @@ def read_series(series: Series) -> Volume:
     return Volume(np.stack([plane.T.astype(kind, copy=False) for plane in planes], axis=-1)[None], grid)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files that begin as DICOM files do, sorted by path."""
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files that begin as DICOM files do, sorted by path, with the UID of what they are."""
     for place, names, files in os.walk(folder):
         names.sort()
         for name in sorted(files):
             path = Path(place) / name
             with path.open("rb") as file:
-                start = file.read(132)
-            if start[128:] == b"DICM":
-                yield path
+                start = file.read(1024)
+            if start[128:132] == b"DICM":
+                yield path, _class_of(start)
+
+
+def _class_of(start: bytes) -> str:
+    """The SOP class in the first bytes of a file: (0002,0002), which is always written in the same way."""
+    place = start.find(b"\x02\x00\x02\x00UI", 132)
+    if place < 0 or place + 8 > len(start):
+        return ""
+    (length,) = struct.unpack_from("<H", start, place + 6)
+    return start[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _take(path: Path, found: dict[tuple[Path, str, str], Series]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def voxels_of(reader: sitk.ImageFileReader, path: Path) -> NDArray[Any]:
 
 def itk_reason(error: RuntimeError) -> str:
     """The last line of ITK's message, which says what happened."""
-    return str(error).strip().splitlines()[-1]
+    return re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", str(error).strip().splitlines()[-1])
 
 
 def read_by_itk(header: ImageHeader, reader: str) -> NDArray[Any]:

@@ -52,7 +52,7 @@ def convert(
             volume, placed = one.read()
             write_nifti(target / one.name, volume.data[0], volume.grid)
         except DataError as error:
-            faults.append(Fault(str(one.where), "not_converted", str(error)))
+            faults.append(_fault(error))
             tell(f"{one.name}: failed")
             continue
         written.append(target / one.name)
@@ -64,13 +64,18 @@ def convert(
     return written
 
 
+def _fault(error: DataError) -> Fault:
+    got, expected = ("" if value is None else str(value) for value in (error.got, error.expected))
+    return Fault(str(error.where), "not_converted", error.what, got, expected, error.fix or "")
+
+
 def _find(inputs: Sequence[Path], tell: Callable[[str], None]) -> tuple[list[_Found], list[Fault]]:
     found, faults = [], []
     for path in inputs:
         if path.is_dir():
             more, errors = _in_folder(path, tell)
             found += more
-            faults += [Fault(str(error.where), "not_read", str(error)) for error in errors]
+            faults += [_fault(error) for error in errors]
         elif path.name.lower().endswith(metaimage.SUFFIXES) or not path.exists():
             found.append(_metaimage(path, path.stem))
         else:
