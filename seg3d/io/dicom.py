@@ -110,7 +110,7 @@ def read_series(series: Series) -> Volume:
     """The volume ``(1, x, y, z)`` of parallel slices: x along rows, y along columns, z as the patient's axes turn.
 
     Values are those after the slices' own slope and intercept: Hounsfield units of CT, activity (not SUV) of PET. They
-    are integers if all slices are, else float32. A tilted gantry gives a sheared grid.
+    are integers of 16 bits, or 32 where they need to be, if all slices are integers, else float32. A tilted gantry gives a sheared grid.
 
     Raises:
         DataError: Slices are missing, double, of several sizes or spacings, or damaged.
@@ -118,10 +118,15 @@ def read_series(series: Series) -> Volume:
     slices = _sorted(series)
     grid = _grid(series, slices)
     planes = [_pixels(one) for one in slices]
-    kind = np.result_type(*(plane.dtype for plane in planes))
-    if kind.kind == "f":
-        kind = np.dtype(np.float32)
-    return Volume(np.stack([plane.T.astype(kind, copy=False) for plane in planes], axis=-1)[None], grid)
+    data = np.stack([plane.T for plane in planes], axis=-1)[None]
+    return Volume(data.astype(_type_of(data), copy=False), grid)
+
+
+def _type_of(data: NDArray[np.generic]) -> type[np.generic]:
+    if data.dtype.kind == "f":
+        return np.float32
+    low, high = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+    return np.int16 if low <= data.min() and data.max() <= high else np.int32
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
