@@ -19,14 +19,30 @@ from typing import Any
 from benchmarks.table import describe_machine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-STUDIES = {
+STUDIES: dict[str, Any] = {
     "hippocampus3d": "hippocampus",
     "heart3d": "heart_left_atrium",
     "sarcoma3d": "sarcoma_pet_ct_mr",
     "mip_pet2d": "mip_pet",
     "cxr2d": "cxr_lungs",
     "isbi2d": "isbi2012_em",
-    "demo": "",  # phantoms, made here
+    # phantoms, made here
+    "demo": {"cases": 6, "kind": "chest_ct", "shape": (96, 96, 64)},
+    "lits3d": {
+        "cases": 6,
+        "kind": "liver",
+        "labels": ("liver", "cancer"),
+        "shape": (200, 200, 120),
+        "spacing_mm": (1.5, 1.5, 2.0),
+    },
+    "lung3d": {
+        "cases": 6,
+        "kind": "chest_ct",
+        "labels": ("cancer",),
+        "shape": (240, 200, 120),
+        "spacing_mm": (1.0, 1.0, 1.5),
+    },
+    "lung2d": {"cases": 6, "kind": "chest_ct", "labels": ("cancer",), "shape": (256, 256, 80)},
 }
 STEPS = 6  # of the truth; two before them are not counted
 
@@ -101,13 +117,12 @@ def in_process(what: str, config: str, settings: list[str]) -> dict[str, float]:
 
 def source_of(study: str, folder: Path) -> Path | None:
     """The scans of a study; phantoms are made, an absent set gives ``None``."""
-    if STUDIES[study]:
-        source = DATA / STUDIES[study]
-        return source if source.exists() else None
+    chosen = STUDIES[study]
+    if isinstance(chosen, str):
+        return DATA / chosen if (DATA / chosen).exists() else None
     from seg3d.phantom import PhantomSpec, write_phantom_dataset
 
-    write_phantom_dataset(folder / "data", PhantomSpec(cases=6, kind="chest_ct", shape=(96, 96, 64)))
-    return folder / "data"
+    return write_phantom_dataset(folder / "data", PhantomSpec(**chosen))
 
 
 def main() -> None:

@@ -110,7 +110,8 @@ def read_series(series: Series) -> Volume:
     """The volume ``(1, x, y, z)`` of parallel slices: x along rows, y along columns, z as the patient's axes turn.
 
     Values are those after the slices' own slope and intercept: Hounsfield units of CT, activity (not SUV) of PET. They
-    are integers of 16 bits, or 32 where they need to be, if all slices are integers, else float32. A tilted gantry gives a sheared grid.
+    are integers of 16 bits (or 32 where need be) if all slices are integers, else float32. A tilted gantry gives a
+    sheared grid.
 
     Raises:
         DataError: Slices are missing, double, of several sizes or spacings, or damaged.
