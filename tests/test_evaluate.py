@@ -17,6 +17,7 @@ from seg3d.cases import Region
 from seg3d.digest import sha256_file
 from seg3d.errors import ConfigError, DataError, RunError
 from seg3d.metrics import format_summary
+from seg3d.training.run_folder import RunFolder
 from seg3d.verbs.manifest import MANIFEST
 from seg3d.verbs.region_scores import as_shown
 
@@ -118,6 +119,18 @@ def test_answers_of_another_model_in_the_folder_are_told_of(study: Path, runs: l
     fourth = scans_of(study)[3].name
     shutil.copy(study.parent / "data" / "labelsTr" / fourth, target / fourth)
     assert told() == ["unknown_maker"]
+
+
+def test_scores_of_several_models_are_of_none_of_them(study: Path, runs: list[Path], tmp_path: Path) -> None:
+    """As the folds of a cross-validation, whose scores are of cases that the last run has learnt from, too."""
+    first, second, *_ = scans_of(study)
+    seg3d.predict(runs[0], [first], tmp_path / "out")
+    seg3d.predict(runs[1], [second], tmp_path / "out")
+    before = [RunFolder(run).evaluations.exists() for run in runs]
+    lines: list[str] = []
+    seg3d.evaluate(tmp_path / "out", study, tmp_path / "out.json", subset=True, tell=lines.append)
+    assert lines == ["no run's report is made: several models made these predictions"]
+    assert [RunFolder(run).evaluations.exists() for run in runs] == before
 
 
 def test_probabilities_that_a_former_prediction_left_are_not_scored(

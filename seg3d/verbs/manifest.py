@@ -15,6 +15,7 @@ from seg3d.io import image_stem
 from seg3d.training.run_folder import RunFolder, read_json
 
 MANIFEST = "predictions.json"
+SEVERAL_MODELS = "several_models"  # kind of a doubt
 PARTS = ("train", "val", "test")  # a scan that members know as several is what flatters most
 
 
@@ -129,7 +130,7 @@ def doubts_about(manifest: Mapping[str, Any], files: Sequence[Path]) -> list[dic
         text = f"{_of(names, files)} not told of in {MANIFEST}: {_named(sorted(names))}; who made them is not known"
         found.append(("unknown_maker", text))
     if len(makers) > 1:
-        found.append(("several_models", f"these predictions were made by several models: {_named(makers)}"))
+        found.append((SEVERAL_MODELS, f"these predictions were made by several models: {_named(makers)}"))
     if parts["train"]:
         found.append(("trained_on", f"{parts['train']} of {len(files)} cases were trained on: these scores flatter"))
     if parts["val"]:

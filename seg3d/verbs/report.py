@@ -19,7 +19,7 @@ from seg3d.training.checkpoints import list_checkpoints
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
 from seg3d.verbs.evaluations import last_evaluation
-from seg3d.verbs.manifest import read_manifest
+from seg3d.verbs.manifest import SEVERAL_MODELS, read_manifest
 
 
 def report(
@@ -86,6 +86,9 @@ def report_scores(
         tell: Called with where the page is, or why there is none.
     """
     manifest = read_manifest(predictions)
+    if run is None and any(doubt["kind"] == SEVERAL_MODELS for doubt in read_json(summary)["warnings"]):
+        tell("no run's report is made: several models made these predictions")  # as the folds of a cross-validation
+        return
     folder = RunFolder(run) if run is not None else _find_run(predictions, labels, manifest)
     if folder is None:
         return
