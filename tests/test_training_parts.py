@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
+from seg3d.errors import DataError, RunError
 from seg3d.training.ema import Ema
+from seg3d.training.ranks import told_by_ranks
 from seg3d.training.schedule import build_optimizer, factor
 
 
@@ -53,3 +56,16 @@ def test_the_running_mean_survives_a_checkpoint() -> None:
     again.load_state_dict(ema.state_dict())
     assert again.steps == 1
     assert all(torch.equal(again.shadow[name], ema.shadow[name]) for name in ema.shadow)
+
+
+def fail_as(rank: int, error: Exception) -> None:
+    raise error
+
+
+def test_a_mistake_that_a_spawned_process_finds_is_told_without_its_traceback() -> None:
+    mistake = DataError("the volume\nhas changed", where="a.h5", fix="Prepare it again.")
+    with pytest.raises(RunError) as told, told_by_ranks():
+        torch.multiprocessing.spawn(fail_as, (mistake,), nprocs=1)
+    assert str(told.value) == str(mistake)
+    with pytest.raises(ProcessRaisedException, match="out of range"), told_by_ranks():
+        torch.multiprocessing.spawn(fail_as, (IndexError("out of range"),), nprocs=1)

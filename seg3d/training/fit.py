@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from seg3d.errors import ConfigError
 from seg3d.training.data import PatchDataModule
 from seg3d.training.module import SegmentationModule
+from seg3d.training.ranks import told_by_ranks
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -56,7 +57,8 @@ def fit(
 ) -> pl.Trainer:
     """Train, from a checkpoint on if one is given; the trainer is returned after the last epoch."""
     trainer = make_trainer(settings, callbacks)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with told_by_ranks():
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 

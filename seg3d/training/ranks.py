@@ -1,9 +1,15 @@
-"""What every process of a training with several devices needs: the settings that the run recorded."""
+"""What every process of a training with several devices needs: the settings that the run recorded, and a voice."""
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytorch_lightning as pl
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from seg3d.errors import RunError
 from seg3d.training.reproducibility import Reproducibility
 
 
@@ -21,3 +27,19 @@ class RankSetup(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose threads and algorithms before anything is computed in this process."""
         self._reproducibility.configure()
+
+
+@contextmanager
+def told_by_ranks() -> Iterator[None]:
+    """Tell a user's mistake that a spawned process has found as this one would; torch hands its traceback on alone.
+
+    Raises:
+        RunError: A process ended with an error of this package.
+    """
+    try:
+        yield
+    except ProcessRaisedException as error:
+        found = re.search(r"^seg3d\.errors\.\w+: (.+)", str(error), re.MULTILINE | re.DOTALL)
+        if found is None:
+            raise
+        raise RunError(found[1].strip()) from error
