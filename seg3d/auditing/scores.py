@@ -176,7 +176,7 @@ def _refuse_different_cases(runs: Sequence[ScoredRun]) -> None:
                 where=run.path,
                 got=", ".join(shortened(differing)),
                 expected=f"the test cases of {runs[0].path}",
-                fix="Compare runs with the same split; of the folds of a cross-validation, the scores of all answers together.",
+                fix="Compare runs with the same split; of folds, the scores of all their answers together.",
             )
 
 
