@@ -58,6 +58,19 @@ def test_an_answer_has_the_codes_affine_and_units_of_its_scan(tmp_path: Path, sf
         np.testing.assert_array_equal(answer.header[name], scan.header[name], err_msg=name)
 
 
+def test_a_qform_whose_handedness_is_left_at_0_is_a_right_handed_one(tmp_path: Path) -> None:
+    """The standard says so; other writers leave ``pixdim[0]`` at 0."""
+    path = tmp_path / "a.nii"
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), None)
+    image.header.set_qform(oblique_affine(), 1)
+    content = bytearray(image.to_bytes())
+    content[76:80] = struct.pack("<f", 0)
+    path.write_bytes(content)
+    np.testing.assert_allclose(read_header(path).grid.affine, oblique_affine(), atol=1e-4)
+    write_like(tmp_path / "b.nii", np.zeros((3, 4, 5), np.uint8), read_header(path))
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii").affine, oblique_affine(), atol=1e-4)
+
+
 def test_the_same_answer_has_the_same_bytes(tmp_path: Path) -> None:
     header = read_header(write_nifti(tmp_path / "scan.nii.gz", voxels()))
     for name in ("a", "b"):

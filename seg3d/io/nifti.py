@@ -142,10 +142,8 @@ def _disagreement(native: Any, grid: Grid) -> str:
     """
     if not (native["sform_code"] and native["qform_code"]):
         return ""
-    forms = native.copy()
-    forms["pixdim"][0] = forms["pixdim"][0] or 1  # as the standard says
     try:
-        other = Grid(grid.shape, _in_mm(native, forms.get_qform()))
+        other = Grid(grid.shape, _in_mm(native, native.get_qform()))
     except _NO_FORM:
         return "the qform cannot be read"
     apart = grid.distance_mm(other)
@@ -193,6 +191,8 @@ def _native_header(path: Path) -> Any:
         raise DataError(
             "this is not a single-file NIfTI", where=path, got=bytes(native["magic"]), expected="n+1 or n+2"
         )
+    if native["pixdim"][0] == 0:
+        native["pixdim"][0] = 1  # as the standard says; nibabel refuses a qform without
     return native
 
 
