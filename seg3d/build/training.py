@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from seg3d.build.dataset import classes, foreground, outputs, split_members
 from seg3d.build.prediction import build_margin, build_network, build_window, resolve_precision, slice_axes
@@ -125,6 +126,7 @@ def build_module(
     steps: int,
     seed: int | None,
     regions: Sequence[Region] = (),
+    initial: Callable[[nn.Module], Mapping[str, torch.Tensor]] | None = None,
 ) -> SegmentationModule:
     """The training module.
 
@@ -136,14 +138,18 @@ def build_module(
         steps: Optimiser steps of the whole training.
         seed: Seed of dropout, or ``None`` where nothing is seeded.
         regions: Sets of labels that are predicted instead of single labels.
+        initial: Gives what of a network's state it begins with instead of random weights.
 
     Raises:
         ConfigError: The loss does not fit the labels or regions.
     """
     values = classes(labels, ignore_label)
+    network = build_network(config, channels, outputs(labels, ignore_label, regions))
+    if initial is not None:
+        network.load_state_dict(network.state_dict() | dict(initial(network)))
     optimizer, schedule = config.train.optimizer, config.train.schedule
     return SegmentationModule(
-        build_network(config, channels, outputs(labels, ignore_label, regions)),
+        network,
         build_weighted_loss(config, labels, ignore_label, regions),
         partial(build_optimizer, **optimizer.model_dump()),
         partial(factor, total_steps=steps, **schedule.model_dump()),

@@ -22,6 +22,7 @@ WITHOUT_EFFECT = (
     "data.prefetch",
     "prepare.workers",
     "train.checkpoint_steps",
+    "train.initial_weights",  # where they lie; what they are is a digest of its own
     "train.progress",
     "tracking",
 )

@@ -258,6 +258,11 @@ class TrainSection(Section):
         description="order of an image's values in memory, changes the last bits; channels_last: all channels of a "
         "voxel together, often faster with batch norm",
     )
+    initial_weights: str | None = Field(
+        default=None,
+        description="run folder whose weights the training begins with, but for the last layer where labels differ; "
+        "null: random ones",
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="where to compute; auto: a GPU if there is"
     )

@@ -19,6 +19,7 @@ from seg3d.errors import RunError
 
 SCHEMA_VERSION = 2
 MANIFEST = "run.json"
+INITIAL_WEIGHTS = "initial_weights"  # in data.json: where the training began, and what was seen before
 
 
 @dataclass(frozen=True)

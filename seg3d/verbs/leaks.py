@@ -20,11 +20,16 @@ def shared_images(cases: Sequence[StoredInfo], split: Split) -> list[str]:
     part_of = {case: part for part, members in asdict(split).items() for case in members}
     found: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case in cases:
-        names = [name for role, name in sorted(case.roles.items()) if role != "label"]
-        if names and case.case_id in part_of:
-            found[tuple(case.source_sha256[name] for name in names)].append(case.case_id)
+        digests = image_digests(case)
+        if digests and case.case_id in part_of:
+            found[digests].append(case.case_id)
     return [
         " and ".join(f"{case} ({part_of[case]})" for case in same)
         for same in found.values()
         if len({part_of[case] for case in same}) > 1
     ]
+
+
+def image_digests(case: StoredInfo) -> tuple[str, ...]:
+    """SHA-256 of the files that a case's image was made from, in the order of its channels."""
+    return tuple(case.source_sha256[name] for role, name in sorted(case.roles.items()) if role != "label")

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # pydantic's own choice up to Python 3.
 
 from seg3d.errors import RunError
 from seg3d.io import image_stem
-from seg3d.training.run_folder import RunFolder, read_json
+from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, read_json
 
 MANIFEST = "predictions.json"
 SEVERAL_MODELS = "several_models"  # kind of a doubt
@@ -86,7 +86,8 @@ def earlier_answers(target: Path, scans: Sequence[str]) -> list[dict[str, Any]]:
 def parts_of_scans(folders: Sequence[RunFolder], sources: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """What scans were to runs: ``"train"``, ``"val"`` or ``"test"``, by name; others are left out.
 
-    A scan is known by the name of its case, or by the bytes of its files.
+    A scan is known by the name of its case, or by the bytes of its files; those count, too, that a run's initial
+    weights were trained or chosen on.
 
     Args:
         folders: The runs.
@@ -101,8 +102,10 @@ def parts_of_scans(folders: Sequence[RunFolder], sources: Mapping[str, Mapping[s
             for case in sorted(by_case)
             for digest in data.get("cases", {}).get(case, {}).get("sources", {}).values()
         }
+        before = data.get(INITIAL_WEIGHTS, {}).get("seen", {})
         for name, files in sources.items():
-            known = [by_case.get(image_stem(Path(name))), *(digests.get(digest) for digest in files.values())]
+            known = [by_case.get(image_stem(Path(name)))]
+            known += [what.get(digest) for digest in files.values() for what in (digests, before)]
             found[name] |= {part for part in known if part}
     return {name: next(part for part in PARTS if part in parts) for name, parts in found.items() if parts}
 

@@ -33,8 +33,10 @@ from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, s
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
-from seg3d.training.run_folder import RunFolder, latest_run, new_run_folder, read_json, read_metrics
+from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, latest_run, new_run_folder, read_json, read_metrics
+from seg3d.training.start import Start, read_start
 from seg3d.training.tracking import Tracker, start_tracking
+from seg3d.verbs.initial_weights import initial_of, meaning_of_outputs, refuse_other_network, tell_seen
 from seg3d.verbs.leaks import shared_images
 from seg3d.verbs.prepare import Store, prepare, refuse_unsound
 from seg3d.verbs.report import draw_report
@@ -111,6 +113,7 @@ def begin(
         Seg3dError: The config, the data or the tracking server cannot be used; no folder is left.
     """
     _refuse_unfit_settings(config)
+    start = None if config.train.initial_weights is None else read_start(Path(config.train.initial_weights))
     store = prepare(config, tell=tell)
     split = split or build.build_split(config, store.labelled, store.groups)
     if not split.train:
@@ -126,9 +129,13 @@ def begin(
         tell("NOTE: nothing is validated: the run predicts with its last weights")
     build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
-    target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), _name(config, store, split))
+    if start is not None:
+        refuse_other_network(config, store, start, tell)
+    identity = _identity(config, store, split, start)
+    name = f"{config.name}-{identity['identity_sha256'][:8]}"
+    target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), name)
     earlier = latest_run(target.path.parent, config.name)
-    _create(target, config, store, split, earlier, tell, prefetch)
+    _create(target, config, store, split, identity, earlier, tell, prefetch, start)
     job = Job(config, target, store, split)
     if config.tracking.enabled:
         _start_tracking(job, tags or {})
@@ -181,17 +188,15 @@ def _refuse_unfit(config: Config, store: Store, split: Split) -> PatchDataModule
     return data
 
 
-def _name(config: Config, store: Store, split: Split) -> str:
-    return f"{config.name}-{_identity(config, store, split)['identity_sha256'][:8]}"
-
-
-def _identity(config: Config, store: Store, split: Split) -> dict[str, Any]:
+def _identity(config: Config, store: Store, split: Split, start: Start | None) -> dict[str, Any]:
     digests = {
         "config_sha256": config_digest(config),
         "data_sha256": data_digest(store),
         "split_sha256": split.digest,
         "seed": config.seed,
     }
+    if start is not None:
+        digests["initial_weights_sha256"] = start.sha256
     return {**digests, "identity_sha256": sha256_json(digests)}
 
 
@@ -213,11 +218,16 @@ def _create(
     config: Config,
     store: Store,
     split: Split,
+    identity: Mapping[str, Any],
     earlier: RunFolder | None,
     tell: Callable[[str], None],
     prefetch: str,
+    start: Start | None,
 ) -> None:
     data = data_record(store)
+    if start is not None:
+        data |= {INITIAL_WEIGHTS: start.record()}
+        tell_seen(store, split, data[INITIAL_WEIGHTS], tell)
     if shared := shared_images(store.labelled, split):
         data |= {"shared_images": shared}
         tell("NOTE: the same image is in different parts of the split, which makes scores too good:")
@@ -239,15 +249,13 @@ def _create(
         "data.json": data,
         "model.json": {
             "channels": list(store.channels),
-            "labels": dict(store.labels),
-            "ignore_label": store.ignore_label,
             "recipe_sha256": store.recipe_sha256,
-            "regions": [region.as_dict() for region in store.regions],
+            **meaning_of_outputs(store),
         },
     }
     if patch := code_patch():
         documents["code.patch"] = patch + "\n"
-    folder.create(config.model_dump(mode="json"), to_yaml(config), documents, _identity(config, store, split))
+    folder.create(config.model_dump(mode="json"), to_yaml(config), documents, identity)
 
 
 def _fit(
@@ -259,6 +267,7 @@ def _fit(
     stop_after: int | None,
 ) -> None:
     config, store, split = _with_prefetch(job), job.store, job.split
+    initial = None if checkpoint is not None else initial_of(job.config, job.folder, job.store)
     counted = counted_labels(store.labels, store.ignore_label)
     begun = (progress.epoch, progress.batches)
     data = build.build_data(config, store.select(split.train), store.select(split.val), counted, begun)
@@ -270,6 +279,7 @@ def _fit(
         steps=steps_per_epoch(config) * config.train.max_epochs,
         seed=None if config.reproducibility.mode == "random" else config.seed,
         regions=store.regions,
+        initial=initial,
     )
     recorder = Recorder(
         job.folder,

@@ -20,6 +20,7 @@ from seg3d.training.checkpoints import KEPT, list_checkpoints
 from seg3d.training.outcome import summarise
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 from seg3d.training.trace import read_trace
+from seg3d.verbs.initial_weights import other_start
 from seg3d.verbs.prepare import prepare
 from seg3d.verbs.report import draw_report
 from seg3d.verbs.resume import refusal, what_changed
@@ -57,7 +58,7 @@ def verify(
     store = prepare(config, tell=tell)
     for case in store.labelled:
         StoredVolume(case).verify()
-    changed = what_changed(folder, load_config(folder.config), store)
+    changed = [*what_changed(folder, load_config(folder.config), store), *other_start(folder, config)]
     if changed and not allow_changed:
         raise refusal(folder, changed)
     with tempfile.TemporaryDirectory(prefix="seg3d-verify-") as temporary:

@@ -19,6 +19,7 @@ DIGESTS = {
     "config_sha256": "config, without what cannot change the result",
     "data_sha256": "data",
     "split_sha256": "split",
+    "initial_weights_sha256": "weights that the training began with",
     "weights_sha256": "weights after the last step",
     "optimizer_sha256": "optimiser after the last step",
     "trace_sha256": "trace (every step's loss, batch and learning rate)",
