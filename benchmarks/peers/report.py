@@ -127,4 +127,4 @@ def _limits(rows: Sequence[Row]) -> Iterable[str]:
 
 def _voxels(case: str) -> int:
     size = case.split(",")[0]
-    return 512 * 512 * 134 if size.startswith("LUNG1") else math.prod(int(n) for n in size.split(" x "))
+    return 512 * 512 * 132 if size.startswith("LUNG1") else math.prod(int(n) for n in size.split(" x "))
