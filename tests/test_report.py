@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -136,7 +137,9 @@ def test_training_leaves_a_report_that_says_that_nothing_was_scored(fresh: Path)
     assert f"Best validation Dice {result_of(fresh)['best_score']:.3f}" in page.words
     assert re.search(r"seg3d predict \S*runs/tiny\S+ --split test", page.words)
     assert page.cases == []
-    assert sum(tag == "img" for tag, _ in page.elements) == 1  # the learning curves
+    (curves,) = [attributes for tag, attributes in page.elements if tag == "img"]
+    drawn = (fresh / "figures" / "learning_curve.png").read_bytes()
+    assert dict(curves)["src"] == f"data:image/png;base64,{base64.b64encode(drawn).decode()}"
 
 
 def test_an_evaluation_makes_the_report_anew_with_its_scores(run: Path) -> None:

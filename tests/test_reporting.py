@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scans import oblique_affine
 
-from seg3d.reporting.curves import learning_curve_figure
-from seg3d.reporting.figures import FigureCase, case_figure, geometry_figure, rows_figure, worst_median_best
+from seg3d.reporting.curves import curves
+from seg3d.reporting.figures import FigureCase, case_figure, geometry_figure, rows_figure, save_png, worst_median_best
 from seg3d.reporting.panels import PLANES, best_slice, window_of
 from seg3d.volume import Grid, Volume
 
@@ -61,7 +61,7 @@ def test_a_prediction_on_another_grid_is_drawn_out_of_place_and_told(tmp_path: P
 
 
 def test_a_curve_without_rows_is_still_a_figure(tmp_path: Path) -> None:
-    path = learning_curve_figure([], tmp_path / "curve.png")
+    path = save_png(curves([], "train_loss", "val_dice"), tmp_path / "curve.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

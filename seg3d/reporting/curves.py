@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seg3d.reporting.figures import save_png
 from seg3d.reporting.panels import OKABE_ITO
 
 _LOSS_COLOUR, _SCORE_COLOUR = OKABE_ITO[6], OKABE_ITO[5]
 Row = Mapping[str, float | None]
 
 
-def learning_curve_figure(
-    rows: Sequence[Row], path: Path, *, loss: str = "train_loss", score: str = "val_dice", title: str = ""
-) -> Path:
-    """The PNG written at ``path``: loss above, validation Dice below, over epochs.
+def curves(rows: Sequence[Row], loss: str, score: str) -> Figure:
+    """Loss above, validation Dice below, over epochs; not yet saved.
 
     Args:
         rows: One mapping per epoch with ``"epoch"``, ``loss`` and ``score``. A value that is absent, ``None`` or not
             finite is left out, as in an epoch without validation. No rows give an empty figure that says so.
-        path: Where the figure goes.
         loss: Key of the training loss.
         score: Key of the validation score, 0..1.
-        title: Shown on top.
     """
-    return save_png(curves(rows, loss, score, title), path)
-
-
-def curves(rows: Sequence[Row], loss: str, score: str, title: str) -> Figure:
-    """The figure of :func:`learning_curve_figure`, not yet saved."""
     figure = Figure(figsize=(7.0, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     _draw(above, _points(rows, loss), _LOSS_COLOUR, "training loss")
@@ -46,8 +35,6 @@ def curves(rows: Sequence[Row], loss: str, score: str, title: str) -> Figure:
         epoch, value = best
         below.plot([epoch], [value], marker="o", markersize=8, markerfacecolor="none", color="black", linestyle="none")
         below.set_title(f"best {value:.3f} at epoch {epoch:g}", fontsize=9, loc="right")
-    if title:
-        figure.suptitle(title, fontsize=11)
     return figure
 
 

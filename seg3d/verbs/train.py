@@ -22,7 +22,6 @@ from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
 from seg3d.errors import DataError, RunError
-from seg3d.reporting.curves import learning_curve_figure
 from seg3d.training.callbacks import Recorder
 from seg3d.training.data import PatchDataModule
 from seg3d.training.environment import code_patch, describe_environment, has_fast_bf16
@@ -33,7 +32,7 @@ from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, s
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
-from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, latest_run, new_run_folder, read_json, read_metrics
+from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, latest_run, new_run_folder, read_json
 from seg3d.training.start import Start, read_start
 from seg3d.training.tracking import Tracker, start_tracking
 from seg3d.verbs.initial_weights import initial_of, meaning_of_outputs, refuse_other_network, tell_seen
@@ -295,7 +294,6 @@ def _fit(
         callbacks.append(EpochMirror(mirror, recorder))
     fit(module, data, build.build_fit_settings(config), callbacks, checkpoint)
     refuse_diverged(job.folder)
-    learning_curve_figure(read_metrics(job.folder), job.folder.figures / "learning_curve.png")
 
 
 def _with_prefetch(job: Job) -> Config:

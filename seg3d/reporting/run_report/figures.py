@@ -46,7 +46,7 @@ def curves_png(pieces: Pieces) -> bytes | None:
         return None
     # people count epochs from 1, as the training's lines do
     rows: list[Row] = [{**row, "epoch": epoch + 1} for row in pieces.rows if (epoch := row.get("epoch")) is not None]
-    figure = curves(rows, "train_loss", "val_dice", "")
+    figure = curves(rows, "train_loss", "val_dice")
     figure.set_size_inches(*_SIZE)
     above, below = figure.axes
     _draw_steps(above, pieces.losses)
@@ -112,6 +112,7 @@ def _draw_steps(axes: Axes, losses: Sequence[tuple[int, int, float]]) -> None:
         text.remove()  # "not measured", where no epoch has ended
     size, grey = (3.0, "0.75") if len(drawn) > _FEW_STEPS else (6.0, "0.6")
     axes.plot(places, [loss for *_, loss in drawn], ".", color=grey, markersize=size, zorder=1, label="steps")
+    axes.set_ylabel("training loss (dots: steps)")
 
 
 def _draw_labels(axes: Axes, rows: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from seg3d.atomic import write_text
+from seg3d.atomic import atomic_path, write_text
 from seg3d.errors import Seg3dError
 from seg3d.reporting.run_report.badge import badge_of
 from seg3d.reporting.run_report.commands import command_to_end, commands_to_repeat, commands_to_score
@@ -51,7 +51,7 @@ class Scored:
 
 
 def write_run_report(folder: RunFolder, output: Path, scored: Scored | None = None) -> Path:
-    """The page written at ``output``.
+    """The page written at ``output``; the run's own page has its curves beside it, in the folder of figures.
 
     Args:
         folder: A run; one that was stopped, or lacks documents, has a page that says so.
@@ -64,6 +64,10 @@ def write_run_report(folder: RunFolder, output: Path, scored: Scored | None = No
     pieces = read_pieces(folder)
     sheet, unseen = _sheet(pieces, scored)
     evaluation = None if scored is None else scored.evaluation
+    curves = curves_png(pieces)
+    if curves is not None and output == folder.report:
+        with atomic_path(folder.figures / "learning_curve.png") as temporary:
+            temporary.write_bytes(curves)
     content = {
         "pieces": pieces,
         "name": str(pieces.config.get("name", folder.path.name)),
@@ -73,7 +77,7 @@ def write_run_report(folder: RunFolder, output: Path, scored: Scored | None = No
         "facts": run_facts(pieces),
         "computed_with": environment_facts(pieces.environment),
         "remarks": remarks_of(pieces, evaluation),
-        "curves": _data_uri(curves_png(pieces)),
+        "curves": _data_uri(curves),
         "sheet": _data_uri(sheet.png if sheet else None),
         "sheet_inches": f"{sheet.inches:.1f}" if sheet else "",
         "roles": sheet.roles if sheet else [],
