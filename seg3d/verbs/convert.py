@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from seg3d.errors import DataError, Fault, FaultsError
-from seg3d.io import dicom, metaimage
+from seg3d.io import dicom, metaimage, read_volume
+from seg3d.io.below import files_below
 from seg3d.io.nifti import write_nifti
 from seg3d.volume import Volume
 
@@ -40,7 +44,7 @@ def convert(
 
     Raises:
         DataError: There is no volume, or two would have the same name.
-        FaultsError: Some could not be converted; the others are.
+        FaultsError: Some could not be converted, or another volume has their name; the others are.
     """
     target = Path(output)
     if target.exists() and not target.is_dir():
@@ -50,6 +54,7 @@ def convert(
     for one in _named(found):
         try:
             volume, placed = one.read()
+            _refuse_other(target / one.name, volume)
             write_nifti(target / one.name, volume.data[0], volume.grid)
         except DataError as error:
             faults.append(_fault(error))
@@ -62,6 +67,19 @@ def convert(
     if not written:
         raise DataError("there is nothing to convert", where=", ".join(map(str, inputs)), expected="DICOM or MetaImage")
     return written
+
+
+def _refuse_other(path: Path, volume: Volume) -> None:
+    """Refuse to put a volume where another one is; the same one again gives the same bytes."""
+    if not path.exists():
+        return
+    there = read_volume(path)
+    if not (there.grid.same_as(volume.grid) and np.array_equal(there.data, volume.data, equal_nan=True)):
+        raise DataError(
+            "another volume has this name already",
+            where=path,
+            fix="Give another --output, or an input further up, whose folders tell them apart; or remove the file.",
+        )
 
 
 def _fault(error: DataError) -> Fault:
@@ -88,8 +106,9 @@ def _find(inputs: Sequence[Path], tell: Callable[[str], None]) -> tuple[list[_Fo
 def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found], list[DataError]]:
     found = [
         _metaimage(file, "_".join(file.relative_to(folder).with_suffix("").parts))
-        for file in sorted(folder.rglob("*"))
-        if file.name.lower().endswith(metaimage.SUFFIXES) and file.is_file()
+        for _, files in files_below(folder, lambda _: None)  # what cannot be listed is told with the series
+        for file in files
+        if file.name.lower().endswith(metaimage.SUFFIXES)
     ]
     series, errors = dicom.find_series(folder)
     for one in series:
@@ -98,7 +117,8 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found],
             tell(f"left out: {one.folder}, series {one.number or 'without a number'}: {why}")
             continue
         name = "_".join(one.folder.relative_to(folder).parts) or folder.resolve().name
-        found.append(_Found(name, one.folder, one.number, f"{one.modality}, ", _reading(one)))
+        number = re.sub("[^0-9]", "", one.number)  # it comes to stand in a file name
+        found.append(_Found(name, one.folder, number, f"{one.modality}, ", _reading(one)))
     return found, errors
 
 
