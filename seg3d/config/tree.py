@@ -219,7 +219,12 @@ class Config(Section):
         return [Fault("train.early_stop_patience", "wrong_value", what, str(patience))] if reasons else []
 
     def _folder_faults(self) -> list[Fault]:
-        if self.data.layout != "folders" or self.data.folders is not None:
+        if self.data.folders is not None:
+            if self.data.layout in ("auto", "folders"):
+                return []
+            what = f"has no effect with layout {self.data.layout}"
+            return [Fault("data.folders", "wrong_value", what, fix="Leave it out, or data.layout auto")]
+        if self.data.layout != "folders":
             return []
         what, fix = (
             "layout folders needs it",
