@@ -242,6 +242,12 @@ def test_malformed_overrides_are_told_with_all_other_faults(small: Path) -> None
     }
 
 
+@pytest.mark.parametrize("override", ["train.gradient_clip=", "name= ", "data.source=scans #2", "seed=3 # mine"])
+def test_an_override_that_would_lose_its_value_is_refused(small: Path, override: str) -> None:
+    assert faults(small, override) == {override.partition("=")[0]: "malformed_override"}
+    assert load_config(small, ["name='scans #2'", "data.store=scans#2"]).name == "scans #2"
+
+
 def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL + "train:\n  batch_size: 2\n  max_epochs: 3\n  batch_size: 4\nseed: x\n")
     assert faults(path) == {"train.batch_size": "duplicate_key", "seed": "wrong_type"}

@@ -259,12 +259,16 @@ def test_two_devices_train_as_one_run_and_give_a_score(config: Path) -> None:
 
 def test_mlflow_mirrors_the_run(config: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run = seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=2"])
+    terms = f"loss.terms=[{', '.join(5 * ['{kind: dice}'])}]"  # a long setting
+    run = seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=2", terms])
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("tiny")
     (record,) = client.search_runs([experiment.experiment_id])
     assert record.info.status == "FINISHED"
     assert record.data.params["sampling.patches_per_epoch"] == "8"
+    assert record.data.params["loss.terms"] == str(
+        load_config(run / "config.yaml").model_dump(mode="json")["loss"]["terms"]
+    )
     history = client.get_metric_history(record.info.run_id, "val_dice")
     assert [point.step for point in history] == [0, 1]
     artifacts = {item.path for item in client.list_artifacts(record.info.run_id)}
@@ -479,5 +483,6 @@ def test_one_scan_under_two_names_is_told_where_it_is_in_two_parts_of_the_split(
 def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
     for override in ("data.split.val_share=0", "train.validate_every=2"):
         told: list[str] = []
-        seg3d.train(config, ["train.max_epochs=1", override], tell=told.append)
+        seg3d.train(config, ["train.max_epochs=1", override, "train.schedule.warmup_steps=5"], tell=told.append)
         assert "NOTE: nothing is validated: the run predicts with its last weights" in told
+        assert any("never gets as high as asked: it rises for 5 steps, and there are 4" in line for line in told)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _LONGEST_NAME = 250
+_LONGEST_VALUE = 6000  # that MLflow takes for a setting
 
 
 @dataclass
@@ -94,7 +95,7 @@ def start_tracking(
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, uri, experiment)
         run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
-        flat = [Param(fit_name(key), str(value)[:500]) for key, value in flatten(params).items()]
+        flat = [Param(fit_name(key), _fit_value(str(value))) for key, value in flatten(params).items()]
         for first in range(0, len(flat), 100):  # the most that a request may hold
             client.log_batch(run.info.run_id, params=flat[first : first + 100])
     except (MlflowException, OSError) as error:
@@ -146,6 +147,11 @@ def fit_name(name: str) -> str:
     """A name of a metric or setting as MLflow takes it: ``_`` for what it refuses, such as the brackets of a label."""
     allowed = re.sub(r"[^\w.\- :/]", "_", name)[:_LONGEST_NAME]
     return allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
+
+
+def _fit_value(text: str) -> str:
+    """A setting's value as MLflow takes it: what is cut off is told by its end."""
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
