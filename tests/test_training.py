@@ -30,7 +30,7 @@ from seg3d.training.fit import fit
 from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
-from seg3d.training.tracking import fit_name
+from seg3d.training.tracking import fit_name, fit_names
 
 
 @pytest.fixture(scope="module")
@@ -425,6 +425,14 @@ def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, d
 )
 def test_names_are_such_as_mlflow_takes(name: str, expected: str) -> None:
     assert fit_name(name) == expected
+
+
+def test_names_that_mlflow_would_take_for_one_stay_two() -> None:
+    long = "x" * 300
+    found = fit_names(["dice_a(b)", "dice_a[b]", "dice_c", f"{long}1", f"{long}2"])
+    assert list(found.values())[:3] == ["dice_a_b_", "dice_a_b__2", "dice_c"]
+    assert len({*found.values()}) == 5
+    assert max(map(len, found.values())) == 250
 
 
 def test_labels_are_mirrored_whatever_they_are_called(tmp_path: Path) -> None:
