@@ -255,6 +255,12 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         load_config(path)
 
 
+def test_text_that_yaml_takes_for_something_else_is_not_told_in_other_words(small: Path) -> None:
+    for value, told in (("yes", "as it is written"), ("1e3", "as it is written"), ("12", ': "12"')):
+        with pytest.raises(FaultsError, match=f"Put it in quotes ?{told}$"):
+            load_config(small, [f"name={value}"])
+
+
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".1e-2", "1.e-3", "+1e-3"])
 def test_numbers_with_an_exponent_are_numbers(small: Path, number: str) -> None:
     assert load_config(small, [f"train.optimizer.learning_rate={number}"]).train.optimizer.learning_rate == 1e-3
