@@ -387,6 +387,14 @@ def test_a_metaimage_without_directions_is_told(tmp_path: Path) -> None:
     assert "does not say how the patient lies" in lines[0]
 
 
+@pytest.mark.parametrize(("field", "other"), [(b"7 6 5", b"7 6 4"), (b"MET_SHORT", b"MET_UCHAR")])
+def test_a_header_of_other_data_is_refused(tmp_path: Path, field: bytes, other: bytes) -> None:
+    metaimage(tmp_path / "scan.mhd", compressed=False)
+    edited(tmp_path / "scan.mhd", field, other)
+    with pytest.raises(FaultsError, match="the file holds more than its header says"):
+        convert(tmp_path / "scan.mhd", output=tmp_path / "out")
+
+
 def test_a_metaimage_without_voxel_size_is_refused(tmp_path: Path) -> None:
     metaimage(tmp_path / "scan.mha", compressed=False)
     edited(tmp_path / "scan.mha", b"ElementSpacing =", b"ElementSpace   =")
