@@ -43,15 +43,17 @@ def convert(
         tell: Is given a line for each.
 
     Raises:
-        DataError: There is no volume, or two would have the same name.
-        FaultsError: Some could not be converted, or another volume has their name; the others are.
+        DataError: There is no volume.
+        FaultsError: Some could not be converted, would have the same name, or that of another volume; the others are.
     """
     target = Path(output)
     if target.exists() and not target.is_dir():
         raise DataError("the volumes need a folder", where="--output", got=target, expected="a folder, or none yet")
     found, faults = _find([Path(path) for path in inputs], tell)
+    named, alike = _named(found)
+    faults += alike
     written = []
-    for one in _named(found):
+    for one in named:
         try:
             volume, placed = one.read()
             _refuse_other(target / one.name, volume)
@@ -130,26 +132,26 @@ def _metaimage(path: Path, name: str) -> _Found:
     return _Found(name, path, "", "", lambda: metaimage.read_metaimage(path))
 
 
-def _named(found: Sequence[_Found]) -> list[_Found]:
-    """All with the names of their files, which differ.
-
-    Raises:
-        DataError: They cannot be told apart.
-    """
+def _named(found: Sequence[_Found]) -> tuple[list[_Found], list[Fault]]:
+    """Those that can be told apart with the names of their files, and the faults of the others."""
     count = Counter(one.name for one in found)
     named = [
         replace(one, name=f"{one.name}{f'_{one.number}' if count[one.name] > 1 and one.number else ''}.nii.gz")
         for one in found
     ]
-    twice = sorted(name for name, times in Counter(one.name for one in named).items() if times > 1)
-    if twice:
-        raise DataError(
-            "several volumes would have the same name",
-            where=", ".join(twice),
-            got=", ".join(str(one.where) for one in named if one.name in twice),
-            fix="Convert them one at a time, or put each into a folder of its own.",
+    times = Counter(one.name for one in named)
+    faults = [
+        Fault(
+            where=name,
+            kind="same_name",
+            what="several volumes would have the same name",
+            got=", ".join(str(one.where) for one in named if one.name == name),
+            fix="Put each into a folder of its own.",
         )
-    return named
+        for name in sorted(times)
+        if times[name] > 1
+    ]
+    return [one for one in named if times[one.name] == 1], faults
 
 
 def _described(volume: Volume, placed: bool) -> str:
