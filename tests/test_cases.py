@@ -234,6 +234,14 @@ def test_nnunets_splits_are_accepted_and_their_val_is_only_scored(tmp_path: Path
         split_cases(MEMBERS, kind="file", file=file, fold=2)
 
 
+def test_a_fold_of_a_file_with_a_single_split_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps({"train": ["c000"], "val": [], "test": ["c004"]}))
+    assert split_cases(MEMBERS, kind="file", file=file).test == ("c004",)
+    with pytest.raises(ConfigError, match=r"data.split.fold: the file has a single split \(got 1"):
+        split_cases(MEMBERS, kind="file", file=file, fold=1)
+
+
 def test_a_split_that_leaks_a_patient_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "splits.json"
     file.write_text(json.dumps({"train": ["c000", "c002"], "val": ["c004"], "test": ["c001", "nobody"]}))

@@ -260,6 +260,10 @@ def test_predictions_lie_where_simpleitk_sees_the_scan(real_data: Callable[[str]
     assert nib.load(path).header["qform_code"] == nib.load(tmp_path / "answer.nii.gz").header["qform_code"]
 
 
+def test_settings_for_a_dataset_without_config_are_refused(config: Path) -> None:
+    assert "settings are for a config" in message_of("check", config.parent / "data", "data.layout=table")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -184,6 +184,8 @@ def test_an_override_of_the_wrong_type_is_refused(small: Path, override: str) ->
         "loss.terms=[{kind: dice, weight: 0}, {kind: focal, weight: 0}]",
         "loss.terms=[{kind: tversky, alpha: 0, beta: 0}]",
         "data.split={kind: kfold, test_share: 0.1}",
+        "data.split={kind: share, fold: 1}",
+        "data={source: a, store: b, layout: msd, folders: {images: ['{case}.nii']}}",
         "train.optimizer={kind: adamw, momentum: 0.5}",
         "train.optimizer.nesterov=false",
         "train.schedule={kind: cosine, power: 3}",
@@ -240,6 +242,12 @@ def test_malformed_overrides_are_told_with_all_other_faults(small: Path) -> None
     }
 
 
+@pytest.mark.parametrize("override", ["train.gradient_clip=", "name= ", "data.source=scans #2", "seed=3 # mine"])
+def test_an_override_that_would_lose_its_value_is_refused(small: Path, override: str) -> None:
+    assert faults(small, override) == {override.partition("=")[0]: "malformed_override"}
+    assert load_config(small, ["name='scans #2'", "data.store=scans#2"]).name == "scans #2"
+
+
 def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL + "train:\n  batch_size: 2\n  max_epochs: 3\n  batch_size: 4\nseed: x\n")
     assert faults(path) == {"train.batch_size": "duplicate_key", "seed": "wrong_type"}
@@ -247,9 +255,23 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
         load_config(path)
 
 
+def test_text_that_yaml_takes_for_something_else_is_not_told_in_other_words(small: Path) -> None:
+    for value, told in (("yes", "as it is written"), ("1e3", "as it is written"), ("12", ': "12"')):
+        with pytest.raises(FaultsError, match=f"Put it in quotes ?{told}$"):
+            load_config(small, [f"name={value}"])
+
+
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".1e-2", "1.e-3", "+1e-3"])
 def test_numbers_with_an_exponent_are_numbers(small: Path, number: str) -> None:
     assert load_config(small, [f"train.optimizer.learning_rate={number}"]).train.optimizer.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("number", ["010", "1:30", "00", "-0_7", "1:30:00.5"])
+def test_numbers_of_other_bases_are_text(small: Path, number: str) -> None:
+    """YAML 1.1 reads 8, 90, 0, -7 and 5400.5."""
+    assert faults(small, f"seed={number}") == {"seed": "wrong_type"}
+    assert load_config(small, [f"name={number}"]).name == number
+    assert load_config(small, ["seed=10", "data.groups={007: no one}"]).data.groups == {"007": "no one"}
 
 
 def test_text_that_looks_like_a_number_survives_the_round_trip(small: Path, tmp_path: Path) -> None:
@@ -330,6 +352,10 @@ def test_an_early_stop_needs_something_that_is_validated(small: Path) -> None:
     with pytest.raises(FaultsError, match=r"early_stop_patience: has no effect.*as data.split.val_share is 0"):
         load_config(small, overrides)
     load_config(small, [*overrides, "data.split={kind: file, file: parts.json, val_share: 0}"])
+
+
+def test_a_file_may_have_more_folds_than_kfold(small: Path) -> None:
+    assert load_config(small, ["data.split={kind: file, file: splits_final.json, fold: 7}"]).data.split.fold == 7
 
 
 def test_shares_of_kinds_that_do_not_take_them_leave_enough_to_train_on(small: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 import seg3d
 from seg3d.cli import app
 from seg3d.errors import DataError, FaultsError
-from seg3d.io import read_header, read_label_map, read_volume
+from seg3d.io import dicom, read_header, read_label_map, read_volume
 
 
 def by_itk(folder: Path) -> tuple[np.ndarray[Any, Any], sitk.Image]:
@@ -117,15 +118,86 @@ def test_an_archive_is_searched_to_the_bottom(tmp_path: Path) -> None:
     assert left == ["p3, series 1: a single image", "p4, series 1: images in several directions, as of a localiser"]
 
 
+def test_a_series_in_several_folders_is_refused_and_its_copies_are_not(tmp_path: Path) -> None:
+    """Every second slice alone is evenly spaced, too."""
+    for name in ("one", "two"):
+        write_series(tmp_path / "copies" / name, values())
+    assert convert(tmp_path / "copies", output=tmp_path / "out")[0] == ["one.nii.gz", "two.nii.gz"]
+    for k, file in enumerate(write_series(tmp_path / "spread" / "0", values())):
+        (tmp_path / "spread" / str(k % 2)).mkdir(exist_ok=True)
+        file.rename(tmp_path / "spread" / str(k % 2) / file.name)
+    with pytest.raises(FaultsError, match="slices of one series lie in several folders"):
+        convert(tmp_path / "spread", output=tmp_path / "none")
+    folders = [tmp_path / "spread" / name for name in "01"]
+    assert convert(*folders, output=tmp_path / "out")[0] == ["0.nii.gz", "1.nii.gz"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write_series(tmp_path / "elsewhere", values())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "in")
+    metaimage(tmp_path / "elsewhere" / "labels.mha", compressed=False)
+    names, _ = convert(tmp_path / "in", output=tmp_path / "out")
+    assert names == ["linked_labels.nii.gz", "linked.nii.gz"]
+
+
+def test_another_volume_is_not_overwritten_and_the_same_one_may_be(tmp_path: Path) -> None:
+    for patient in (1, 2):
+        write_series(tmp_path / f"p{patient}" / "CT", values() + patient)
+    for _ in range(2):
+        assert convert(tmp_path / "p1", output=tmp_path / "out")[0] == ["CT.nii.gz"]
+    with pytest.raises(FaultsError, match="another volume has this name already"):
+        convert(tmp_path / "p2", output=tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "CT.nii.gz").data[0], values().T + 1)
+
+
+def test_slices_that_lost_the_uid_of_their_series_are_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "in" / "a", values())
+    write_series(tmp_path / "in" / "b", values(), tags={"0020|000e": ""})
+    assert convert(tmp_path / "in", output=tmp_path / "out")[0] == ["a.nii.gz", "b.nii.gz"]
+
+
+def edited(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert len(old) == len(new)
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+
+
+def test_values_shown_with_the_lowest_white_are_not_turned_round(tmp_path: Path) -> None:
+    for file in write_series(tmp_path / "in", values()):
+        edited(file, b"MONOCHROME2 ", b"MONOCHROME1 ")
+    stored = sitk.GetArrayFromImage(sitk.ReadImage(str(next((tmp_path / "in").iterdir()))))
+    assert not np.isin(stored, values()).all()  # else this shows nothing
+    convert(tmp_path / "in", output=tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "in.nii.gz").data[0], values().T)
+
+
+@pytest.mark.parametrize(("colours", "why"), [("MONOCHROME2", "no place in the patient"), ("PALETTE COLOR", "colours")])
+def test_colours_by_a_palette_are_left_out(colours: str, why: str) -> None:
+    """ITK makes three values of each."""
+    fields = {"0028|0010": "5", "0028|0002": "1", "0028|0004": colours}
+    header = Mock(HasMetaDataKey=fields.__contains__, GetMetaData=fields.__getitem__)
+    assert dicom._why_no_slice(header) == why
+
+
+def test_unsigned_values_of_32_bits_stay_as_they_are() -> None:
+    assert dicom._type_of(np.array([3_000_000_000], np.uint32)) is np.uint32
+    assert dicom._type_of(np.array([-40_000], np.int64)) is np.int32
+    assert dicom._type_of(np.array([40_000], np.uint16)) is np.int32
+
+
 def test_two_patients_of_one_series_number_are_not_mixed(tmp_path: Path) -> None:
     """Some ways of anonymising give everybody the same UID."""
     write_series(tmp_path / "all", values((2, 5, 5)))
     files = write_series(tmp_path / "more", values((2, 5, 5)), step=(0, 0, 5), tags={"0010|0020": "P-2"})
     for file in files:
         file.rename(tmp_path / "all" / f"b{file.name}")
-    with pytest.raises(DataError, match="several volumes would have the same name"):
+    write_series(tmp_path / "all" / "another", values((2, 5, 5)), uid="1.2.826.0.1.3680043.2.1125.5")
+    with pytest.raises(FaultsError, match="several volumes would have the same name"):
         convert(tmp_path / "all", output=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["another.nii.gz"]
 
 
 def spoil_missing(files: list[Path]) -> None:
@@ -144,6 +216,27 @@ def spoil_header(files: list[Path]) -> None:
     files[3].write_bytes(files[3].read_bytes()[:160])
 
 
+def spoil_empty(files: list[Path]) -> None:
+    files[5].write_bytes(b"")  # the last one: what is left is evenly spaced
+
+
+def spoil_empty_without_suffix(files: list[Path]) -> None:
+    (files[0].parent / "IM0007").touch()
+
+
+def spoil_link(files: list[Path]) -> None:
+    (files[0].parent / "linked").symlink_to(files[0].parent / "gone")
+
+
+def spoil_directions(files: list[Path]) -> None:
+    for file in files:
+        edited(file, b".8\\.6\\0\\-.6\\.8\\0", b"16\\12\\0\\-.6\\.8\\0")
+
+
+def spoil_line(files: list[Path]) -> None:
+    edited(files[3], b"-20\\10\\37.5", b"-22\\10\\37.5")
+
+
 def spoil_size(files: list[Path]) -> None:
     other = write_series(files[0].parents[2] / "other", values((6, 4, 4)))
     files[5].write_bytes(other[5].read_bytes())
@@ -157,6 +250,8 @@ def spoil_size(files: list[Path]) -> None:
         (spoil_truncated, "truncated or damaged|header cannot be read"),
         (spoil_header, "cannot be read|not evenly spaced|at the same place"),
         (spoil_size, "slices of one series differ in size"),
+        (spoil_directions, r"directions of rows and columns cannot be true, nor 5 more \(got 16"),
+        (spoil_line, "shifted against each other in their plane.*got 2 mm"),
     ],
 )
 def test_a_series_that_cannot_be_trusted_is_refused_and_the_others_go_on(
@@ -167,6 +262,21 @@ def test_a_series_that_cannot_be_trusted_is_refused_and_the_others_go_on(
     with pytest.raises(FaultsError, match=message):
         convert(tmp_path / "in", output=tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_empty, "DICOM header cannot be read"),
+        (spoil_empty_without_suffix, "IM0007: the DICOM header cannot be read"),
+        (spoil_link, "linked: the file cannot be opened"),
+    ],
+)
+def test_a_file_that_was_lost_is_told_though_the_rest_is_even(tmp_path: Path, spoil: Any, message: str) -> None:
+    spoil(write_series(tmp_path / "in", values()))
+    (tmp_path / "in" / "._1.dcm").write_bytes(b"what a Mac leaves beside a file")
+    with pytest.raises(FaultsError, match=message):
+        convert(tmp_path / "in", output=tmp_path / "out")
 
 
 def other_file(kind: str) -> bytes:
@@ -184,6 +294,17 @@ def test_reports_and_plans_are_passed_over_and_a_broken_slice_is_told(tmp_path: 
         (tmp_path / "in" / name).write_bytes(other_file("1.2.840.10008.5.1.4.1.1.2"))
     with pytest.raises(FaultsError, match=r"a.dcm: the DICOM header cannot be read, nor 1 more"):
         convert(tmp_path / "in", output=tmp_path / "out")
+
+
+def test_a_float_is_not_exactly_a_tenth(tmp_path: Path) -> None:
+    """0.6 and 0.7 mm, as the positions of slices 0.625 mm apart are rounded, may differ by more than 0.1."""
+    folder, first = tmp_path / "scan", 30.0
+    for k in range(8):
+        place = round(-312.7 + 0.625 * k, 1) - first
+        file = write_series(tmp_path / f"part{k}", values((8, 5, 5)), step=(0, 0, place / max(k, 1)))[k]
+        folder.mkdir(exist_ok=True)
+        file.rename(folder / f"{k}.dcm") if k else None
+    assert convert(folder, output=tmp_path / "out")[0] == ["scan.nii.gz"]
 
 
 def test_rounded_positions_are_even_enough(tmp_path: Path) -> None:
@@ -244,6 +365,10 @@ def test_a_truncated_metaimage_is_refused(tmp_path: Path, name: str, compressed:
         (b"DistanceUnits = um\nElementDataFile = LOCAL", "DistanceUnits is not minded"),
         (b"ElementNumberOfChannels = 2\nElementDataFile = LOCAL", "smaller than its header says|one channel"),
         (b"Other = LOCAL", "not a MetaImage"),
+        (b"elementByteOrderMSB = True\nElementDataFile = LOCAL", "spelt in another way.*expected ElementByteOrderMSB"),
+        (b"Position = 5,5 6 7\nElementDataFile = LOCAL", "Position cannot be read.*expected 3 numbers"),
+        (b"DistanceUnits : um\nElementDataFile = LOCAL", "a line of the header is no field"),
+        (b"DimSize = 7 6 5\nElementDataFile = LOCAL", "a field is given twice"),
     ],
 )
 def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: bytes, message: str) -> None:
@@ -261,6 +386,21 @@ def test_a_metaimage_without_directions_is_told(tmp_path: Path) -> None:
     (tmp_path / "scan.mha").write_bytes(kept)
     _, lines = convert(tmp_path / "scan.mha", output=tmp_path / "out")
     assert "does not say how the patient lies" in lines[0]
+
+
+@pytest.mark.parametrize(("field", "other"), [(b"7 6 5", b"7 6 4"), (b"MET_SHORT", b"MET_UCHAR")])
+def test_a_header_of_other_data_is_refused(tmp_path: Path, field: bytes, other: bytes) -> None:
+    metaimage(tmp_path / "scan.mhd", compressed=False)
+    edited(tmp_path / "scan.mhd", field, other)
+    with pytest.raises(FaultsError, match="the file holds more than its header says"):
+        convert(tmp_path / "scan.mhd", output=tmp_path / "out")
+
+
+def test_a_metaimage_without_voxel_size_is_refused(tmp_path: Path) -> None:
+    metaimage(tmp_path / "scan.mha", compressed=False)
+    edited(tmp_path / "scan.mha", b"ElementSpacing =", b"ElementSpace   =")
+    with pytest.raises(FaultsError, match="does not say how large a voxel is"):
+        convert(tmp_path / "scan.mha", output=tmp_path / "out")
 
 
 def test_the_command_tells_what_it_wrote(tmp_path: Path) -> None:

@@ -209,6 +209,14 @@ def test_cases_are_described_and_patients_count_once(pair: tuple[Path, Path], tm
     assert found["foreground_dice"]["ci95"] is None
 
 
+def test_the_tolerance_is_that_of_the_config_unless_another_is_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = write_dataset(tmp_path, {"background": 0, "tumour": 1})
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"evaluate": {"tolerance_mm": 3.5}}))
+    for labels, given, expected in ((config, None, "3.5"), (config, 1.0, "1"), (pair[1], None, "2")):
+        found = seg3d.evaluate(pair[0], labels, tmp_path / "scores.json", tolerance_mm=given)
+        assert f"at a tolerance of {expected} mm" in found["rules"]["surface"]
+
+
 def test_nothing_but_scores_is_overwritten(pair: tuple[Path, Path], tmp_path: Path) -> None:
     config = write_dataset(tmp_path, {"background": 0, "tumour": 1})
     (tmp_path / "dataset.json").write_text("{}")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,16 @@ import seg3d
 from seg3d.cases import Case
 from seg3d.cli import app
 from seg3d.config import load_config
+from seg3d.config.method import TrainSection
 from seg3d.errors import Seg3dError
+from seg3d.forecast import made_up
+from seg3d.forecast.forecast import _longest, kept_checkpoints, of_all_devices
 from seg3d.forecast.sizes import CaseSize, pick_sample, stored_bytes
 from seg3d.forecast.tiles import work_voxels
+from seg3d.forecast.usage import Seconds
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.preparation import Crop, ForegroundCrop, Recipe
-from seg3d.verbs.plan import format_plan
+from seg3d.verbs.plan import _typical_grid, format_plan
 from seg3d.verbs.plan_sample import in_process
 from seg3d.verbs.prepare import prepare
 from seg3d.volume import Grid
@@ -68,6 +73,47 @@ def test_overlapping_tiles_are_work_for_each_of_them_and_exact_ones_only_once() 
     window = SlidingWindow((16, 16, 16), step=0.5)
     assert work_voxels(window, (32, 16, 10), exact=False) == 3 * 16**3  # at 0, 8 and 16; the short axis is padded
     assert work_voxels(window, (32, 16, 10), exact=True) == 32 * 16 * 16
+
+
+@pytest.mark.parametrize(("shape", "labels"), [((48, 48, 48), 40), ((96, 96, 1), 104), ((2, 2, 1), 3), ((9, 9, 9), 2)])
+def test_a_made_up_case_holds_every_label_and_background(shape: tuple[int, int, int], labels: int) -> None:
+    label = np.zeros(shape, np.uint8)
+    made_up._fill(label, range(1, labels + 1))
+    assert set(np.unique(label)) == set(range(labels + 1))
+
+
+@pytest.mark.parametrize(
+    ("train", "validates", "expected"),
+    [
+        ({"max_epochs": 5}, True, 3),
+        ({"max_epochs": 5}, False, 2),
+        ({"max_epochs": 1}, True, 2),
+        ({"max_epochs": 1, "checkpoint_steps": 4}, True, 2),
+        ({"max_epochs": 1, "checkpoint_steps": 3}, True, 3),
+        ({"max_epochs": 1, "checkpoint_steps": 3, "accumulate": 4}, True, 2),
+    ],
+)
+def test_the_last_two_checkpoints_and_the_best_are_kept(train: dict[str, Any], validates: bool, expected: int) -> None:
+    assert kept_checkpoints(TrainSection(**train), 4, validates=validates) == expected
+
+
+def test_devices_share_the_validation_and_each_has_a_process() -> None:
+    cases = [Seconds(wall, 2 * wall) for wall in (4.0, 1.0, 2.0)]
+    assert _longest(cases, 1) == Seconds(7, 14)
+    assert _longest(cases, 2) == Seconds(6, 14)
+    assert _longest([], 2) == Seconds()
+    assert of_all_devices(10, TrainSection(), 3) == 10
+    assert of_all_devices(10, TrainSection(devices=2), 3) == 23
+
+
+def test_a_crop_does_not_change_the_spacing_of_the_made_up_case() -> None:
+    recipe = Recipe(crop=Crop(foreground=ForegroundCrop(threshold=0.0)))
+    study = SimpleNamespace(sizes=[size_of((40, 40, 40))], recipe=recipe, kept=(0.5, 0.5, 1.0))
+    study.shape = lambda size: (20, 20, 40)
+    assert _typical_grid(study).spacing_mm == (1, 1, 1)  # type: ignore[arg-type]  # all that is asked of a study
+    study.recipe = Recipe(crop=recipe.crop, size=(10, 20, None))
+    study.shape = lambda size: (10, 20, 40)
+    assert _typical_grid(study).spacing_mm == (2, 1, 1)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

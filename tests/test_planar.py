@@ -263,8 +263,12 @@ def test_slices_move_in_their_plane_and_thin_patches_of_volumes_anywhere(
 ) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text(PLAIN)
-    turning = ["augment.affine={p: 1, rotation_deg: [0, 0, 30], shift_mm: [0, 0, 9]}", f"model.features={features}"]
-    data = build_data(load_config(path, [f"model.dims={dims}", *turning]), cases, (), LABELS)
+    turning = ["augment.affine={p: 1, rotation_deg: [0, 0, 30]}", f"model.features={features}"]
+    config = load_config(path, [f"model.dims={dims}", *turning])
+    assert config.augment.affine is not None
+    shifted = config.augment.affine.model_copy(update={"shift_mm": (0, 0, 9)})  # of slices a config refuses it
+    config = config.model_copy(update={"augment": config.augment.model_copy(update={"affine": shifted})})
+    data = build_data(config, cases, (), LABELS)
     visits = data.train_dataloader().dataset.subjects_dataset
     visit = visits.epoch(0).visits[0]
     found = visits.reader.read(0, visit)
@@ -398,6 +402,7 @@ def test_axial_slices_are_axial_whatever_the_order_of_the_array(codes: str) -> N
         (["model.dims=3", "sampling.patch_size=[32, 32, 32]", "sampling.balance=slice"], "sampling.balance"),
         (["augment.rot90={p: 1}", "sampling.patch_size=[32, 64, 1]"], "augment.rot90"),
         (["augment.affine={p: 1, rotation_deg: [5, 0, 5]}"], "augment.affine.rotation_deg"),
+        (["augment.affine={rotation_deg: [0, 0, 5], shift_mm: [3, 3, 3]}"], "augment.affine.shift_mm"),
         (["model.padding=valid"], "model.padding"),
         (["model.upsampling=transposed", "sampling.neighbours=1", "sampling.balance=slice"], "model.upsampling"),
         (["predict.tile_size=[1, 32, 32]"], "predict.tile_size"),

@@ -20,6 +20,8 @@ from study import make_study
 
 import seg3d
 from seg3d.atomic import temporary_name
+from seg3d.build.prediction import prediction_settings
+from seg3d.config import Config, as_config
 from seg3d.digest import sha256_file
 from seg3d.errors import DataError, FaultsError
 from seg3d.inference.pipeline import overlapped
@@ -278,3 +280,11 @@ def test_a_prediction_computes_with_the_algorithms_of_its_run_and_leaves_the_pro
     expected = {"threads": outside["threads"], "portable": False, "tf32": False}
     assert expected | {"cudnn": (True, False)} in seen
     assert expected | {"cudnn": (True, False), "threads": 1, "portable": True} in seen
+
+
+@pytest.mark.parametrize("given", ["reproducibility.threads=3", "reproducibility={threads: 3}"])
+def test_threads_are_those_given_in_any_way_and_never_the_runs_own(given: str) -> None:
+    data = {"source": "a", "store": "b"}
+    config = Config.model_validate({"name": "a", "data": data, "reproducibility": {"threads": 5}})
+    assert prediction_settings(config).threads is None
+    assert prediction_settings(as_config(config, [given]), [given]).threads == 3

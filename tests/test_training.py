@@ -30,7 +30,7 @@ from seg3d.training.fit import fit
 from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
-from seg3d.training.tracking import fit_name
+from seg3d.training.tracking import fit_name, fit_names
 
 
 @pytest.fixture(scope="module")
@@ -259,12 +259,16 @@ def test_two_devices_train_as_one_run_and_give_a_score(config: Path) -> None:
 
 def test_mlflow_mirrors_the_run(config: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run = seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=2"])
+    terms = f"loss.terms=[{', '.join(5 * ['{kind: dice}'])}]"  # a long setting
+    run = seg3d.train(config, ["tracking.enabled=true", f"tracking.uri={uri}", "train.max_epochs=2", terms])
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("tiny")
     (record,) = client.search_runs([experiment.experiment_id])
     assert record.info.status == "FINISHED"
     assert record.data.params["sampling.patches_per_epoch"] == "8"
+    assert record.data.params["loss.terms"] == str(
+        load_config(run / "config.yaml").model_dump(mode="json")["loss"]["terms"]
+    )
     history = client.get_metric_history(record.info.run_id, "val_dice")
     assert [point.step for point in history] == [0, 1]
     artifacts = {item.path for item in client.list_artifacts(record.info.run_id)}
@@ -423,6 +427,14 @@ def test_names_are_such_as_mlflow_takes(name: str, expected: str) -> None:
     assert fit_name(name) == expected
 
 
+def test_names_that_mlflow_would_take_for_one_stay_two() -> None:
+    long = "x" * 300
+    found = fit_names(["dice_a(b)", "dice_a[b]", "dice_c", f"{long}1", f"{long}2"])
+    assert list(found.values())[:3] == ["dice_a_b_", "dice_a_b__2", "dice_c"]
+    assert len({*found.values()}) == 5
+    assert max(map(len, found.values())) == 250
+
+
 def test_labels_are_mirrored_whatever_they_are_called(tmp_path: Path) -> None:
     config = make_study(tmp_path)
     dataset = tmp_path / "data" / "dataset.json"
@@ -479,5 +491,6 @@ def test_one_scan_under_two_names_is_told_where_it_is_in_two_parts_of_the_split(
 def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
     for override in ("data.split.val_share=0", "train.validate_every=2"):
         told: list[str] = []
-        seg3d.train(config, ["train.max_epochs=1", override], tell=told.append)
+        seg3d.train(config, ["train.max_epochs=1", override, "train.schedule.warmup_steps=5"], tell=told.append)
         assert "NOTE: nothing is validated: the run predicts with its last weights" in told
+        assert any("never gets as high as asked: it rises for 5 steps, and there are 4" in line for line in told)

@@ -109,6 +109,7 @@ def prediction_settings(config: Config, overrides: Sequence[str] = ()) -> Reprod
         config: With the overrides.
         overrides: ``path=value`` settings that were given.
     """
-    chosen = any(setting.split("=")[0].strip() == "reproducibility.threads" for setting in overrides)
+    given = {setting.split("=")[0].strip() for setting in overrides}
+    chosen = given & {"reproducibility.threads", "reproducibility"}
     found = build_reproducibility(config)
     return replace(found, keep_memory=False, threads=found.threads if chosen else None)  # memory: as long as it lasts

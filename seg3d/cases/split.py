@@ -147,6 +147,9 @@ def _from_file(members: Sequence[Member], file: Path | None, fold: int, val_shar
 def _read_parts(file: Path, fold: int) -> dict[str, list[str]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
+        if fold and isinstance(content, dict):
+            fix = "Leave it at 0, or give a list of folds."
+            raise ConfigError("the file has a single split", where="data.split.fold", got=fold, expected=0, fix=fix)
         chosen = content[fold] if isinstance(content, list) else content
         names = ("train", "val", "test") if "test" in chosen else ("train", "val")
         return {name: [str(case) for case in chosen[name]] for name in names}

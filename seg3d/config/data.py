@@ -66,7 +66,7 @@ class SplitSection(Section):
         description="kfold: one fold is the test set; share: test_share of the cases; file: as a file says",
     )
     folds: Annotated[Int, Field(ge=2)] = Field(default=5, description="number of folds (kind kfold)")
-    fold: Count = Field(default=0, description="fold that is the test set, from 0 (kind kfold)")
+    fold: Count = Field(default=0, description="fold that is the test set, from 0 (kinds kfold, file)")
     val_share: Share = Field(default=0.1, description="share of the cases held for validation, 0 to 1")
     test_share: Share = Field(default=0.2, description="share of the cases held for the test, 0 to 1 (kind share)")
     file: str | None = Field(default=None, description="file with the split (kind file)")
@@ -78,8 +78,8 @@ class SplitSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        faults = list(without_effect(self, self.kind, {"test_share": ("share",)}))
-        if self.fold >= self.folds:
+        faults = list(without_effect(self, self.kind, {"test_share": ("share",), "fold": ("kfold", "file")}))
+        if self.kind == "kfold" and self.fold >= self.folds:
             faults.append(
                 Fault(
                     "fold",

@@ -1,4 +1,4 @@
-"""YAML as configs use it: no key twice, and ``1e-3`` is a number."""
+"""YAML as configs use it: no key twice, ``1e-3`` is a number, and ``010`` is not 8."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from seg3d.errors import ConfigError, Fault
 
 # YAML 1.1 wants a dot and a signed exponent; everybody else reads these as numbers
 _EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
-_FLOAT = "tag:yaml.org,2002:float"
+_FLOAT, _TEXT = "tag:yaml.org,2002:float", "tag:yaml.org,2002:str"
+# YAML 1.1 reads these in base 8 and 60; everybody else does not
+_OLD_BASES = re.compile(r"[-+]?(?:0[0-9_]+|[0-9][0-9_]*(?::[0-9]+)+(?:\.[0-9_]*)?)")
 
 
 class Loader(yaml.SafeLoader):
-    """Safe loader that reads ``1e-3`` as a number."""
+    """Safe loader that reads ``1e-3`` as a number, and ``010`` and ``1:30`` as text instead of as 8 and 90."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """The tag of a node."""
+        if kind is yaml.ScalarNode and implicit[0] and _OLD_BASES.fullmatch(value):
+            return _TEXT
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # so it is in PyYAML
 
 
 class Dumper(yaml.SafeDumper):

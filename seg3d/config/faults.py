@@ -115,5 +115,6 @@ def _beneath(where: str, fault: Fault) -> Fault:
 def _fix(details: ErrorDetails) -> str:
     value: Any = details["input"]
     if details["type"] == "string_type" and value is not None and not isinstance(value, dict | list):
-        return f'Put it in quotes: "{value}"'
+        # of yes, 1e3 or a date YAML does not keep how it was written
+        return f'Put it in quotes: "{value}"' if type(value) is int else "Put it in quotes as it is written"
     return ""

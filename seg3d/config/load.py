@@ -145,6 +145,11 @@ def _override(values: dict[Any, Any], override: str) -> list[Fault]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         got = str(getattr(error, "problem", None) or error).splitlines()[0]
         return [Fault(dotted, "malformed_override", "the value is not YAML", got, fix="Put it in quotes")]
+    if not text.strip():  # a shell variable that is not set, for example
+        return [Fault(dotted, "malformed_override", "the value is missing", override, fix="Or is it null?")]
+    if "#" in text and "#" not in str(value):
+        what = "what follows # is a comment to YAML"
+        return [Fault(dotted, "malformed_override", what, override, fix="Leave it out, or put the value in quotes")]
     if faults:
         return [Fault(f"{dotted}.{fault.where}", fault.kind, fault.what, fix=fault.fix) for fault in faults]
     return _put(values, parts, value)

@@ -196,6 +196,9 @@ class Config(Section):
                 what = f"a slice turns in its plane only, about {'xyz'[thin]}"
                 got = str(list(affine.rotation_deg))
                 faults.append(Fault("augment.affine.rotation_deg", "wrong_value", what, got, "0 for the others"))
+            if affine.shift_mm[thin]:
+                what, got = "a slice is shifted in its plane only", str(list(affine.shift_mm))
+                faults.append(Fault("augment.affine.shift_mm", "wrong_value", what, got, f"0 along {'xyz'[thin]}"))
         return faults
 
     def _queue_faults(self) -> list[Fault]:
@@ -219,7 +222,12 @@ class Config(Section):
         return [Fault("train.early_stop_patience", "wrong_value", what, str(patience))] if reasons else []
 
     def _folder_faults(self) -> list[Fault]:
-        if self.data.layout != "folders" or self.data.folders is not None:
+        if self.data.folders is not None:
+            if self.data.layout in ("auto", "folders"):
+                return []
+            what = f"has no effect with layout {self.data.layout}"
+            return [Fault("data.folders", "wrong_value", what, fix="Leave it out, or data.layout auto")]
+        if self.data.layout != "folders":
             return []
         what, fix = (
             "layout folders needs it",
@@ -241,6 +249,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "predict.attention": ("predict.attention", "predict.backend", "model.kind", "model.features"),
     "augment.rot90": ("augment.rot90", "sampling.patch_size"),
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
+    "augment.affine.shift_mm": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "train.early_stop_patience": (
         "train.early_stop_patience",

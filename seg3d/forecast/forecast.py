@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from seg3d.config import Config
+from seg3d.config.method import TrainSection
 from seg3d.forecast.probe import Probed
 from seg3d.forecast.sizes import WHOLE, CaseSize, Sampled, Shares, stored_bytes
 from seg3d.forecast.tiles import case_bytes, case_seconds, work_voxels
 from seg3d.forecast.usage import Seconds
 from seg3d.inference.sliding import SlidingWindow
 from seg3d.preparation import Recipe
+from seg3d.training.checkpoints import KEPT
 from seg3d.volume import Shape
 
 
@@ -86,9 +88,7 @@ def forecast_training(study: Study, probed: Probed, window: SlidingWindow, worke
     chosen = study.config.train
     batches = study.config.sampling.patches_per_epoch // (chosen.batch_size * chosen.devices)
     steps = probed.step * batches + probed.start
-    validation = Seconds()
-    for size in study.validation:
-        validation = validation + case_seconds(probed.tile, window, study.shape(size))
+    validation = _longest([case_seconds(probed.tile, window, study.shape(s)) for s in study.validation], chosen.devices)
     validations = chosen.max_epochs // chosen.validate_every
     processes = study.config.data.num_workers if probed.prefetch == "processes" else 0
     largest = max((case_bytes(probed.tile, study.shape(s), study.channels) for s in study.validation), default=0)
@@ -104,11 +104,36 @@ def forecast_training(study: Study, probed: Probed, window: SlidingWindow, worke
         "measured_batches": probed.steps,
         "data_wait_share": probed.wait_share,
         "prefetch": probed.prefetch,
-        "peak_bytes": max(probed.train_bytes, largest) + processes * worker_bytes,
+        "peak_bytes": of_all_devices(max(probed.train_bytes, largest) + processes * worker_bytes, chosen, worker_bytes),
         "gpu_bytes": probed.gpu_bytes,
         "gpu_measured": probed.gpu_measured,
-        "run_bytes": 2 * probed.checkpoint_bytes,  # the last and the best
+        "run_bytes": kept_checkpoints(chosen, batches, validates=bool(study.validation) and validations > 0)
+        * probed.checkpoint_bytes,
     }
+
+
+def _longest(cases: Sequence[Seconds], devices: int) -> Seconds:
+    """Of devices that each take every n-th case, the time of the one that takes longest; processors' time adds up."""
+    shares = [sum(cases[first::devices], Seconds()) for first in range(devices)]
+    return Seconds(max(share.wall for share in shares), sum(share.cpu for share in shares))
+
+
+def of_all_devices(process: int, train: TrainSection, rest: int) -> int:
+    """Memory of a training: one process, or one for each device and the one that started them."""
+    return process if train.devices == 1 else train.devices * process + rest
+
+
+def kept_checkpoints(train: TrainSection, batches: int, *, validates: bool) -> int:
+    """Checkpoints in the folder of a run that has ended.
+
+    Args:
+        train: How it was trained.
+        batches: Of an epoch, on each device.
+        validates: Whether there is a best one.
+    """
+    steps = -(-batches // train.accumulate)
+    within = 0 if train.checkpoint_steps is None else (steps - 1) // train.checkpoint_steps
+    return min(KEPT["last"], train.max_epochs * (1 + within)) + (KEPT["best"] if validates else 0)
 
 
 def forecast_prediction(study: Study, probed: Probed, window: SlidingWindow) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,9 +58,14 @@ def make_up_case(
 
 
 def _fill(label: np.ndarray[tuple[int, int, int], np.dtype[np.uint8]], values: Sequence[int]) -> None:
-    """Slabs of the labels, side by side along the longest axis, in the middle third of the volume."""
+    """Equal shares of the labels, side by side along the longest axis, in the middle third of the volume.
+
+    Where that has too few voxels for all of them, in the whole volume but for one voxel.
+    """
     box = tuple(slice(n // 3, max(n // 3 + 1, 2 * n // 3)) for n in label.shape)
-    inner = label[box]
-    longest = int(np.argmax(inner.shape))
-    for value, part in zip(values, np.array_split(np.arange(inner.shape[longest]), len(values)), strict=True):
-        np.moveaxis(inner, longest, 0)[part] = value
+    inner: np.ndarray[Any, np.dtype[np.uint8]] = label[box]
+    if inner.size < len(values):
+        inner = label.reshape(-1)[1:]
+    inner = np.moveaxis(inner, int(np.argmax(inner.shape)), 0)
+    shares = np.arange(inner.size) * len(values) // max(1, inner.size)
+    inner[...] = np.array(values)[shares].reshape(inner.shape)

@@ -6,7 +6,6 @@ first two; here every slice is asked.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +16,25 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from seg3d.errors import DataError
+from seg3d.io.below import files_below
 from seg3d.io.header import check_spacing, checked_grid, truncated
 from seg3d.io.itk import LPS_TO_RAS, itk_reason
 from seg3d.volume import Grid, Volume
 
 _IMAGE_POSITION, _IMAGE_ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 _ROWS, _COLUMNS, _FRAMES, _SAMPLES = "0028|0010", "0028|0011", "0028|0008", "0028|0002"
-# unknown, CT, MR and PET: a file of these kinds that cannot be read is told, while of others most are no images
-_VOLUME_CLASSES = ("", *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in (2, 4, 128)))
+_COLOURS, _BITS, _SIGNED, _SLOPE, _INTERCEPT = "0028|0004", "0028|0101", "0028|0103", "0028|1053", "0028|1052"
+# unknown, CT, MR, PET, nuclear medicine and what research tools write (secondary capture): a file of these kinds that
+# cannot be read is told, while of others most are no images
+_KINDS = ("2", "2.1", "2.2", "4", "4.1", "4.4", "7", "20", "128", "128.1", "130")
+_VOLUME_CLASSES = ("", *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in _KINDS))
+_SUFFIXES = (".dcm", ".ima")  # what is called so is a slice, even if it does not begin like one
 _SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "0008|0060"
-# how far a gap may be from the usual one: positions are rounded, while a missing slice makes a gap of two
-_UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.1, 0.4
-_SAME_DIRECTION = 1e-3
+# how far a gap may be from the usual one: positions are rounded to a tenth of a millimetre (and a float is not exactly
+# that), while a missing slice makes a gap of two
+_UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.101, 0.4
+_SAME_DIRECTION, _SQUARE = 1e-3, 1e-2
+_Key = tuple[Path, str, str]  # folder, patient, series
 
 
 @dataclass(frozen=True)
@@ -72,18 +78,47 @@ class Series:
 def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
     """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
 
-    Only files that begin as DICOM files do are looked at; no pixel is read. Reports, plans and the like, which GDCM
-    does not read, are passed over.
+    Only files that begin as DICOM files do, or are called so, are looked at; no pixel is read. Reports, plans and the
+    like, which GDCM does not read, are passed over. A series whose slices are spread over several folders is an error.
     """
-    found: dict[tuple[Path, str, str], Series] = {}
+    found: dict[_Key, Series] = {}
     errors: dict[Path, list[DataError]] = {}
-    for path, kind in _files(folder):
+    for path, kind in _files(folder, errors):
         try:
-            _take(path, found)
+            reader = _opened(path)
         except DataError as error:
             if kind in _VOLUME_CLASSES:
                 errors.setdefault(path.parent, []).append(error)
-    return sorted(found.values(), key=lambda s: (s.folder, s.number.zfill(12))), [_joined(e) for e in errors.values()]
+            continue
+        try:
+            _take(path, reader, found)
+        except DataError as error:
+            errors.setdefault(path.parent, []).append(error)
+    series, spread = _part_spread(found)
+    return sorted(series, key=lambda s: (s.folder, s.number.zfill(12))), [*map(_joined, errors.values()), *spread]
+
+
+def _part_spread(found: dict[_Key, Series]) -> tuple[list[Series], list[DataError]]:
+    """The series that lie in one folder, or in several that hold the same places, and the errors of the others."""
+    parts: dict[tuple[str, str], list[Series]] = {}
+    for (_, patient, uid), series in found.items():
+        parts.setdefault((patient, uid), []).append(series)
+    kept, errors = [], []
+    for (_, uid), same in parts.items():
+        places = {frozenset(tuple(one.position.round(2)) for one in series.slices) for series in same}
+        if not uid or len(places - {frozenset()}) < 2:
+            kept += same
+            continue
+        errors.append(
+            DataError(
+                "the slices of one series lie in several folders, each with a part of the volume",
+                where=same[0].folder,
+                got=f"more in {', '.join(str(series.folder) for series in same[1:4])}",
+                expected="one folder",
+                fix="Put them into one; if these are volumes of their own, convert the folders one at a time.",
+            )
+        )
+    return kept, errors
 
 
 def _joined(errors: Sequence[DataError]) -> DataError:
@@ -126,20 +161,32 @@ def read_series(series: Series) -> Volume:
 def _type_of(data: NDArray[np.generic]) -> type[np.generic]:
     if data.dtype.kind == "f":
         return np.float32
-    low, high = np.iinfo(np.int16).min, np.iinfo(np.int16).max
-    return np.int16 if low <= data.min() and data.max() <= high else np.int32
+    low, high = data.min(), data.max()
+    fitting = (kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    return next(fitting, data.dtype.type)
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Files that begin as DICOM files do, sorted by path, with the UID of what they are."""
-    for place, names, files in os.walk(folder):
-        names.sort()
-        for name in sorted(files):
-            path = Path(place) / name
-            with path.open("rb") as file:
-                start = file.read(1024)
-            if start[128:132] == b"DICM":
+def _files(folder: Path, errors: dict[Path, list[DataError]]) -> Iterator[tuple[Path, str]]:
+    """Files that begin as DICOM files do or should, sorted by path, with the UID of what they are."""
+    for place, paths in files_below(folder, lambda error: errors.setdefault(Path(str(error.where)), []).append(error)):
+        starts: dict[Path, bytes] = {}
+        for path in paths:
+            try:
+                with path.open("rb") as file:
+                    starts[path] = file.read(1024)
+            except OSError as error:
+                what = DataError("the file cannot be opened", where=path, got=error.strerror)
+                errors.setdefault(place, []).append(what)
+        beside = any(_is_dicom(start) for start in starts.values())
+        for path, start in starts.items():
+            # copying that was broken off leaves empty files
+            lost = path.suffix.lower() in _SUFFIXES or (beside and not start)
+            if _is_dicom(start) or (lost and not path.name.startswith(".")):
                 yield path, _class_of(start)
+
+
+def _is_dicom(start: bytes) -> bool:
+    return start[128:132] == b"DICM"
 
 
 def _class_of(start: bytes) -> str:
@@ -151,18 +198,17 @@ def _class_of(start: bytes) -> str:
     return start[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
 
 
-def _take(path: Path, found: dict[tuple[Path, str, str], Series]) -> None:
+def _take(path: Path, reader: sitk.ImageFileReader, found: dict[_Key, Series]) -> None:
     """Add a file to its series, that of one patient in one folder."""
-    reader = _opened(path)
-    if not _tag(reader, _SERIES):
-        return  # the directory of an exported disc, for instance
+    if not (_tag(reader, _SERIES) or _tag(reader, _ROWS)):
+        return  # the directory of an exported disc, for instance; a slice may have lost its UID
+    why = _why_no_slice(reader)
+    slices = [] if why else [_slice(path, reader)]
     key = (path.parent, _tag(reader, _PATIENT), _tag(reader, _SERIES))
     series = found.setdefault(key, Series(path.parent, _tag(reader, _NUMBER), _tag(reader, _MODALITY)))
-    why = _why_no_slice(reader)
+    series.slices += slices
     if why:
         series.without[path.name] = why
-    else:
-        series.slices.append(_slice(path, reader))
 
 
 def _opened(path: Path) -> sitk.ImageFileReader:
@@ -190,7 +236,7 @@ def _why_no_slice(reader: sitk.ImageFileReader) -> str:
         return "no image"
     if _tag(reader, _FRAMES) not in ("", "1"):
         return "several frames in a file"
-    if _tag(reader, _SAMPLES) not in ("", "1"):
+    if _tag(reader, _SAMPLES) not in ("", "1") or _tag(reader, _COLOURS) not in ("", "MONOCHROME1", "MONOCHROME2"):
         return "colours"
     if not (_tag(reader, _IMAGE_POSITION) and _tag(reader, _IMAGE_ORIENTATION) and _tag(reader, _PIXEL_SPACING)):
         return "no place in the patient"
@@ -203,6 +249,15 @@ def _slice(path: Path, reader: sitk.ImageFileReader) -> Slice:
         for tag, count in ((_IMAGE_POSITION, 3), (_IMAGE_ORIENTATION, 6), (_PIXEL_SPACING, 2))
     )
     check_spacing(path, tuple(spacing))
+    axes = orientation.reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > _SQUARE:
+        raise DataError(
+            "the directions of rows and columns cannot be true",
+            where=path,
+            got=_tag(reader, _IMAGE_ORIENTATION),
+            expected="two of length 1 at right angles",
+            fix="Export the series again.",
+        )
     size = int(_tag(reader, _ROWS)), int(_tag(reader, _COLUMNS))
     return Slice(path, position, orientation, (float(spacing[0]), float(spacing[1])), size)
 
@@ -274,8 +329,9 @@ def _refuse_gaps(series: Series, slices: Sequence[Slice]) -> None:
             fix="Are they of several times, echoes or copies? Put each volume into a folder of its own.",
         )
     wrong = np.abs(gaps - usual) > min(max(_UNEVEN * usual, _ROUNDED_MM), _MISSING * usual)
-    straight = np.linspace(places[0], places[-1], len(places))
-    if wrong.any() or np.abs(places - straight).max() > _MISSING * max(usual, *slices[0].spacing):
+    off = places - np.linspace(places[0], places[-1], len(places))
+    along = off @ _normal(slices[0])
+    if wrong.any() or np.abs(along).max() > _MISSING * max(usual, *slices[0].spacing):
         worst = int(np.abs(gaps - usual).argmax())
         raise DataError(
             "slices are not evenly spaced: some are missing, or were taken at other distances",
@@ -283,6 +339,15 @@ def _refuse_gaps(series: Series, slices: Sequence[Slice]) -> None:
             got=f"{gaps[worst]:.4g} mm between {slices[worst].path.name} and {slices[worst + 1].path.name}",
             expected=f"{usual:.4g} mm, as between most",
             fix="Copy the series again from its source; what was taken so has to be resampled first.",
+        )
+    across = np.linalg.norm(off - along[:, None] * _normal(slices[0]), axis=1)
+    if across.max() > _MISSING * max(slices[0].spacing):
+        raise DataError(
+            "slices are shifted against each other in their plane",
+            where=slices[int(across.argmax())].path,
+            got=f"{across.max():.4g} mm off the line from the first to the last",
+            expected=f"at most {_MISSING * max(slices[0].spacing):.2g} mm",
+            fix="Is this one volume? Put each into a folder of its own; what was taken so has to be resampled first.",
         )
 
 
@@ -293,11 +358,23 @@ def _normal(one: Slice) -> NDArray[np.float64]:
 
 def _pixels(one: Slice) -> NDArray[np.generic]:
     """The values ``(row, column)`` of a slice after its slope and intercept."""
+    reader = _opened(one.path)
     try:
-        array = sitk.GetArrayFromImage(_opened(one.path).Execute())
+        array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise truncated(one.path, itk_reason(error)) from error
     plane: NDArray[np.generic] = array.reshape(array.shape[-2:])
     if plane.shape != one.size:
         raise truncated(one.path, f"{plane.shape} pixels of {one.size}")
-    return plane
+    return _turned_back(plane, reader) if _tag(reader, _COLOURS) == "MONOCHROME1" else plane
+
+
+def _turned_back(plane: NDArray[np.generic], reader: sitk.ImageFileReader) -> NDArray[np.generic]:
+    """The values of a slice that is shown with its lowest ones white: ITK turns them round, as if it were a picture.
+
+    Before the slope it gives ``-1 - value``, or of unsigned values ``2^bits - 1 - value``.
+    """
+    slope, intercept = float(_tag(reader, _SLOPE) or 0) or 1.0, float(_tag(reader, _INTERCEPT) or 0)
+    both = -1 if _tag(reader, _SIGNED) == "1" else 2 ** int(_tag(reader, _BITS)) - 1
+    values = slope * both + 2 * intercept - plane.astype(np.float64)
+    return (values.round() if plane.dtype.kind in "iu" else values).astype(plane.dtype)

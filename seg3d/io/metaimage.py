@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.errors import DataError
 from seg3d.io.header import check_size, truncated
 from seg3d.io.itk import grid_of, open_volume, voxels_of
-from seg3d.io.packed import DEFLATE_LIMIT, PADDING, PIECE, deflated_size, too_much
+from seg3d.io.packed import DEFLATE_LIMIT, PIECE, deflated_size, too_much
 from seg3d.volume import Volume
 
 SUFFIXES = (".mha", ".mhd")
@@ -24,6 +24,14 @@ _PLAIN = {
     "ElementToIntensityFunctionOffset": ("0", "0.0"),
 }
 _DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}  # what the field may be called
+_SPACINGS, _PLACES = {"ElementSpacing", "ElementSize"}, {"Offset", "Position", "Origin"}
+# of which each is a number for every axis, or for every pair; ITK makes another number of a decimal comma
+_NUMBERS = dict.fromkeys(_SPACINGS | _PLACES, 1) | dict.fromkeys(_DIRECTIONS, 2)
+# ITK passes over a field that is written in another way, and takes 1 mm, 0 or its own byte order
+_MINDED = {
+    *(*_NUMBERS, *_PLAIN, "NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "HeaderSize", "BinaryData"),
+    *("CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ def read_metaimage(path: Path) -> tuple[Volume, bool]:
             channels.
     """
     facts = _facts(path)
+    _refuse_misread(path, facts.fields)
     _refuse_other_values(path, facts.fields)
     _check_data(facts, _needed_bytes(path, facts.fields))
     reader = open_volume(path, "MetaImageIO")
@@ -62,8 +71,8 @@ def _facts(path: Path) -> _Facts:
     end = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?(\n|\Z)", raw, re.MULTILINE)
     if end is None:
         raise DataError("this is not a MetaImage file", where=path, got="another content" if raw else "an empty file")
-    lines = (line.partition("=") for line in raw[: end.start()].decode("utf-8", "replace").splitlines())
-    fields = {name.strip(): value.strip() for name, equals, value in lines if equals}
+    lines = [line for line in raw[: end.start()].decode("utf-8", "replace").splitlines() if line.strip()]
+    fields = _fields(path, lines)
     place = end[1].decode("utf-8", "replace")
     if place.upper() == "LOCAL":
         return _Facts(fields, path, end.end())
@@ -74,6 +83,34 @@ def _facts(path: Path) -> _Facts:
     if not (path.parent / place).is_file():
         raise DataError("the file with the voxels is missing", where=path, expected=path.parent / place)
     return _Facts(fields, path.parent / place, 0)
+
+
+def _fields(path: Path, lines: Sequence[str]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or name in fields:
+            what = "a field is given twice" if equals else "a line of the header is no field"
+            raise DataError(what, where=path, got=line.strip()[:60], expected="name = value, each once")
+        fields[name] = value
+    return fields
+
+
+def _refuse_misread(path: Path, fields: dict[str, str]) -> None:
+    """Refuse fields of which ITK would make something else without telling."""
+    meant = {name.lower(): name for name in _MINDED}
+    axes = int(fields["NDims"]) if re.fullmatch("[1-9]", fields.get("NDims", "")) else 3
+    for name, value in fields.items():
+        known = meant.get(name.lower())
+        if known not in (None, name):
+            raise DataError("a field is spelt in another way", where=path, got=name, expected=known)
+        numbers = re.findall(r"(?<!\S)[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\S)", value)
+        wanted = axes ** _NUMBERS.get(name, 0)
+        if name in _NUMBERS and not len(numbers) == len(value.split()) == wanted:
+            raise DataError(f"{name} cannot be read", where=path, got=value, expected=f"{wanted} numbers")
+    if not _SPACINGS & fields.keys():
+        fix = "Add ElementSpacing = X Y Z, the millimetres of a voxel."
+        raise DataError("the header does not say how large a voxel is", where=path, expected="ElementSpacing", fix=fix)
 
 
 def _refuse_other_values(path: Path, fields: dict[str, str]) -> None:
@@ -109,7 +146,7 @@ def _check_data(facts: _Facts, needed: int) -> None:
     packed = facts.fields.get("CompressedData", "False").lower() in ("true", "1")
     check_size(facts.data, needed, there * (DEFLATE_LIMIT if packed else 1), _shape(facts.fields))
     if not packed:
-        if there > needed + PADDING:
+        if there > needed:  # headers of raw data are written by hand: another size, type or a header before the voxels
             raise too_much(facts.data)
         return
     found = deflated_size(facts.data, _pieces(facts), needed)

@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SQLITE = "sqlite:///"
 _LONGEST_NAME = 250
+_LONGEST_VALUE = 6000  # that MLflow takes for a setting
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(fit_name(k), float(v), now, step) for k, v in values.items() if math.isfinite(v)]
+        names = fit_names(values)
+        metrics = [Metric(names[k], float(v), now, step) for k, v in values.items() if math.isfinite(v)]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def log_files(self, paths: Sequence[Path], folder: str | None = None) -> None:
@@ -94,7 +96,9 @@ def start_tracking(
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, uri, experiment)
         run = client.create_run(experiment_id, run_name=run_name, tags=dict(tags))
-        flat = [Param(fit_name(key), str(value)[:500]) for key, value in flatten(params).items()]
+        settings = flatten(params)
+        names = fit_names(settings)
+        flat = [Param(names[key], _fit_value(str(value))) for key, value in settings.items()]
         for first in range(0, len(flat), 100):  # the most that a request may hold
             client.log_batch(run.info.run_id, params=flat[first : first + 100])
     except (MlflowException, OSError) as error:
@@ -146,6 +150,25 @@ def fit_name(name: str) -> str:
     """A name of a metric or setting as MLflow takes it: ``_`` for what it refuses, such as the brackets of a label."""
     allowed = re.sub(r"[^\w.\- :/]", "_", name)[:_LONGEST_NAME]
     return allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
+
+
+def fit_names(names: Iterable[str]) -> dict[str, str]:
+    """:func:`fit_name` of each, by name; what would be one, such as ``a(b)`` and ``a[b]``, is numbered."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        fitted, number = fit_name(name), 1
+        while fitted in taken:
+            number += 1
+            fitted = f"{fit_name(name)[: _LONGEST_NAME - 6]}_{number}"
+        found[name] = fitted
+        taken.add(fitted)
+    return found
+
+
+def _fit_value(text: str) -> str:
+    """A setting's value as MLflow takes it: what is cut off is told by its end."""
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

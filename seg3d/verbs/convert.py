@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from seg3d.errors import DataError, Fault, FaultsError
-from seg3d.io import dicom, metaimage
+from seg3d.io import dicom, metaimage, read_volume
+from seg3d.io.below import files_below
 from seg3d.io.nifti import write_nifti
 from seg3d.volume import Volume
 
@@ -39,17 +43,20 @@ def convert(
         tell: Is given a line for each.
 
     Raises:
-        DataError: There is no volume, or two would have the same name.
-        FaultsError: Some could not be converted; the others are.
+        DataError: There is no volume.
+        FaultsError: Some could not be converted, would have the same name, or that of another volume; the others are.
     """
     target = Path(output)
     if target.exists() and not target.is_dir():
         raise DataError("the volumes need a folder", where="--output", got=target, expected="a folder, or none yet")
     found, faults = _find([Path(path) for path in inputs], tell)
+    named, alike = _named(found)
+    faults += alike
     written = []
-    for one in _named(found):
+    for one in named:
         try:
             volume, placed = one.read()
+            _refuse_other(target / one.name, volume)
             write_nifti(target / one.name, volume.data[0], volume.grid)
         except DataError as error:
             faults.append(_fault(error))
@@ -62,6 +69,19 @@ def convert(
     if not written:
         raise DataError("there is nothing to convert", where=", ".join(map(str, inputs)), expected="DICOM or MetaImage")
     return written
+
+
+def _refuse_other(path: Path, volume: Volume) -> None:
+    """Refuse to put a volume where another one is; the same one again gives the same bytes."""
+    if not path.exists():
+        return
+    there = read_volume(path)
+    if not (there.grid.same_as(volume.grid) and np.array_equal(there.data, volume.data, equal_nan=True)):
+        raise DataError(
+            "another volume has this name already",
+            where=path,
+            fix="Give another --output, or an input further up, whose folders tell them apart; or remove the file.",
+        )
 
 
 def _fault(error: DataError) -> Fault:
@@ -88,8 +108,9 @@ def _find(inputs: Sequence[Path], tell: Callable[[str], None]) -> tuple[list[_Fo
 def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found], list[DataError]]:
     found = [
         _metaimage(file, "_".join(file.relative_to(folder).with_suffix("").parts))
-        for file in sorted(folder.rglob("*"))
-        if file.name.lower().endswith(metaimage.SUFFIXES) and file.is_file()
+        for _, files in files_below(folder, lambda _: None)  # what cannot be listed is told with the series
+        for file in files
+        if file.name.lower().endswith(metaimage.SUFFIXES)
     ]
     series, errors = dicom.find_series(folder)
     for one in series:
@@ -98,7 +119,8 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found],
             tell(f"left out: {one.folder}, series {one.number or 'without a number'}: {why}")
             continue
         name = "_".join(one.folder.relative_to(folder).parts) or folder.resolve().name
-        found.append(_Found(name, one.folder, one.number, f"{one.modality}, ", _reading(one)))
+        number = re.sub("[^0-9]", "", one.number)  # it comes to stand in a file name
+        found.append(_Found(name, one.folder, number, f"{one.modality}, ", _reading(one)))
     return found, errors
 
 
@@ -110,26 +132,26 @@ def _metaimage(path: Path, name: str) -> _Found:
     return _Found(name, path, "", "", lambda: metaimage.read_metaimage(path))
 
 
-def _named(found: Sequence[_Found]) -> list[_Found]:
-    """All with the names of their files, which differ.
-
-    Raises:
-        DataError: They cannot be told apart.
-    """
+def _named(found: Sequence[_Found]) -> tuple[list[_Found], list[Fault]]:
+    """Those that can be told apart with the names of their files, and the faults of the others."""
     count = Counter(one.name for one in found)
     named = [
         replace(one, name=f"{one.name}{f'_{one.number}' if count[one.name] > 1 and one.number else ''}.nii.gz")
         for one in found
     ]
-    twice = sorted(name for name, times in Counter(one.name for one in named).items() if times > 1)
-    if twice:
-        raise DataError(
-            "several volumes would have the same name",
-            where=", ".join(twice),
-            got=", ".join(str(one.where) for one in named if one.name in twice),
-            fix="Convert them one at a time, or put each into a folder of its own.",
+    times = Counter(one.name for one in named)
+    faults = [
+        Fault(
+            where=name,
+            kind="same_name",
+            what="several volumes would have the same name",
+            got=", ".join(str(one.where) for one in named if one.name == name),
+            fix="Put each into a folder of its own.",
         )
-    return named
+        for name in sorted(times)
+        if times[name] > 1
+    ]
+    return [one for one in named if times[one.name] == 1], faults
 
 
 def _described(volume: Volume, placed: bool) -> str:

@@ -32,13 +32,15 @@ from seg3d.verbs.report import report_scores
 
 __all__ = ["evaluate", "format_summary"]
 
+TOLERANCE_MM = 2.0  # of the surface Dice, where nothing says another
+
 
 def evaluate(
     predictions: Path | str,
     labels: Path | str,
     output: Path | str,
     *,
-    tolerance_mm: float = 2.0,
+    tolerance_mm: float | None = None,
     subset: bool = False,
     cells: str | None = None,
     run: Path | str | None = None,
@@ -51,7 +53,8 @@ def evaluate(
         predictions: A label map or a folder of them.
         labels: The reference: a label map, a folder of them, a dataset, or a config that names one.
         output: The JSON file.
-        tolerance_mm: Tolerance of the surface Dice.
+        tolerance_mm: Tolerance of the surface Dice; by default ``evaluate.tolerance_mm`` of the config that ``labels``
+            is, else 2.
         subset: Score what was predicted, even if there are more references.
         cells: Value or name of the label that is the inside of cells, everything else being membrane: also give the
             Rand and information scores of the ISBI 2012 challenge.
@@ -71,10 +74,11 @@ def evaluate(
         ConfigError: The output cannot be the summary's file, or the tolerance is no distance.
     """
     found, target = Path(predictions), Path(output)
-    _refuse_settings(target, tolerance_mm)
+    _refuse_settings(target, TOLERANCE_MM if tolerance_mm is None else tolerance_mm)
     if run is not None:
         open_run_folder(Path(run))
     references, manifest = find_references(Path(labels)), read_manifest(found)
+    tolerance_mm = next(mm for mm in (tolerance_mm, references.tolerance_mm, TOLERANCE_MM) if mm is not None)
     single = found.is_file() and is_label_map(Path(labels))
     pairs = pairs_of(find_predictions(found), references, single=single, subset=subset)
     meaning = meaning_of(manifest, references, pairs)

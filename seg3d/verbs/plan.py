@@ -84,9 +84,10 @@ def _typical_grid(study: Study) -> Grid:
     ordered = sorted(study.sizes, key=lambda size: (size.voxels, size.case.case_id))
     median = ordered[len(ordered) // 2]
     shape = study.shape(median)
-    spacing = [n * mm / m for n, mm, m in zip(median.grid.shape, median.grid.spacing_mm, shape, strict=True)]
-    if study.recipe.spacing_mm is not None:
-        spacing = list(study.recipe.spacing_mm)
+    spacing = list(study.recipe.spacing_mm or median.grid.spacing_mm)
+    if study.recipe.size is not None:
+        lengths = zip(median.grid.shape, study.kept, spacing, shape, strict=True)
+        spacing = [n * kept * mm / m for n, kept, mm, m in lengths]
     return Grid(shape, np.diag([*spacing, 1.0]))
 
 

@@ -126,6 +126,9 @@ def begin(
         tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
     if not split.val or config.train.validate_every > config.train.max_epochs:
         tell("NOTE: nothing is validated: the run predicts with its last weights")
+    warm_up, steps = config.train.schedule.warmup_steps, steps_per_epoch(config) * config.train.max_epochs
+    if warm_up > steps:
+        tell(f"NOTE: the learning rate never gets as high as asked: it rises for {warm_up} steps, of {steps}")
     build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
     if start is not None:
