@@ -25,7 +25,9 @@ label of one pass over the whole volume, computed apart from all tools in slabs 
 looks; at borders: of the voxels beside another label of it. Random weights give many borders, so that agreement is a
 hard test. With instance norm every tile has statistics of its own: there is no one pass to agree with. `LUNG1-001` is a
 chest CT of 512 x 512 x 134 voxels without its last two slices, so that its size is a multiple of the network's stride
-and no tool has to surround it.""",
+and no tool has to surround it. nnU-Net spreads its tiles evenly: along 256 voxels they begin at multiples of that
+stride, along 512 beside it (0, 46, 92, 139, ...), where the coarse features are others; with these random
+weights that shows in every third label.""",
     "2 patch supply": """Image and label patches of 96^3, half of them centred on the tumour. TorchIO: stock queue and
 label sampler on uncompressed NIfTI, transforms on the whole volume as the queue has them, or patch by patch where the
 row says so. MONAI: all volumes cached in memory, with the places of the classes. nnU-Net: its own files and loader,
