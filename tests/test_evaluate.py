@@ -225,6 +225,19 @@ def test_nothing_but_scores_is_overwritten(pair: tuple[Path, Path], tmp_path: Pa
         seg3d.evaluate(pair[0], config, tmp_path / "scores.json")
 
 
+def test_the_tolerance_is_that_of_the_config_unless_another_is_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = write_dataset(tmp_path, {"background": 0, "tumour": 1})
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"evaluate": {"tolerance_mm": 5}}))
+
+    def told(labels: Path, tolerance_mm: float | None = None) -> str:
+        rules = seg3d.evaluate(pair[0], labels, tmp_path / "scores.json", tolerance_mm=tolerance_mm)["rules"]
+        return str(rules["surface"])
+
+    assert "tolerance of 5 mm" in told(config)
+    assert "tolerance of 1 mm" in told(config, 1)
+    assert "tolerance of 2 mm" in told(pair[1])
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
 def test_a_tolerance_that_is_no_distance_is_refused(pair: tuple[Path, Path], tmp_path: Path, tolerance: float) -> None:
     with pytest.raises(ConfigError, match="tolerance"):

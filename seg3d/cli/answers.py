@@ -29,7 +29,7 @@ def predict(
         int | None, typer.Option("--mc-dropout", metavar="T", help="Average T passes with dropout active, 2 or more.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.mirror=[x].")
+        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.memory_gib=4.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +49,9 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Label map or folder of them.")],
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Reference: file, folder, dataset or config.")],
     output: Annotated[Path, typer.Option("--output", metavar="FILE.json", help="Summary; a CSV is put beside it.")],
-    tolerance_mm: Annotated[float, typer.Option(help="Tolerance of the surface Dice in mm.")] = 2.0,
+    tolerance_mm: Annotated[
+        float | None, typer.Option(help="Tolerance of the surface Dice in mm; else that of a config as LABELS, or 2.")
+    ] = None,
     subset: Annotated[
         bool, typer.Option("--subset", help="Score the predicted cases only, even if LABELS holds more.")
     ] = False,

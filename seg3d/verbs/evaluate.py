@@ -38,7 +38,7 @@ def evaluate(
     labels: Path | str,
     output: Path | str,
     *,
-    tolerance_mm: float = 2.0,
+    tolerance_mm: float | None = None,
     subset: bool = False,
     cells: str | None = None,
     run: Path | str | None = None,
@@ -51,7 +51,7 @@ def evaluate(
         predictions: A label map or a folder of them.
         labels: The reference: a label map, a folder of them, a dataset, or a config that names one.
         output: The JSON file.
-        tolerance_mm: Tolerance of the surface Dice.
+        tolerance_mm: Tolerance of the surface Dice; by default that of the config given as ``labels``, else 2 mm.
         subset: Score what was predicted, even if there are more references.
         cells: Value or name of the label that is the inside of cells, everything else being membrane: also give the
             Rand and information scores of the ISBI 2012 challenge.
@@ -78,9 +78,10 @@ def evaluate(
     single = found.is_file() and is_label_map(Path(labels))
     pairs = pairs_of(find_predictions(found), references, single=single, subset=subset)
     meaning = meaning_of(manifest, references, pairs)
+    tolerance = references.tolerance_mm if tolerance_mm is None else tolerance_mm
     wanted = _wanted(found, manifest, meaning, cells)
-    scored = score_all(pairs, references.negatives, meaning, tolerance_mm, wanted)
-    summary = _summary(scored, meaning, wanted, tolerance_mm, Bootstrap(groups=references.groups))
+    scored = score_all(pairs, references.negatives, meaning, tolerance, wanted)
+    summary = _summary(scored, meaning, wanted, tolerance, Bootstrap(groups=references.groups))
     _describe_cases(summary, scored, pairs, references, cells=cells is not None)
     summary["warnings"] = [
         *doubts_about(manifest, [prediction for prediction, _ in pairs.values()]),
@@ -94,9 +95,9 @@ def evaluate(
     return summary
 
 
-def _refuse_settings(target: Path, tolerance_mm: float) -> None:
+def _refuse_settings(target: Path, tolerance_mm: float | None) -> None:
     """Refuse what would be no summary, or would overwrite anything but an earlier one and its table."""
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+    if tolerance_mm is not None and not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise ConfigError("the tolerance is a distance", where="--tolerance-mm", got=tolerance_mm, expected="0 or more")
     if target.is_dir() or target.suffix.lower() != ".json":
         raise ConfigError("the summary is a JSON file", where="--output", got=target, expected="FILE.json")

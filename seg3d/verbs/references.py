@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seg3d.build.dataset import build_dataset
@@ -12,6 +12,7 @@ from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
 from seg3d.io import SUFFIXES, image_stem
 
+TOLERANCE_MM = 2.0  # of the surface Dice, where no config says another
 _PARTNER = "Give files the same name, or the config that pairs them as LABELS."
 
 
@@ -26,6 +27,7 @@ class References:
         negatives: Cases that are declared to have no foreground.
         regions: Overlapping labels, where the dataset has them.
         groups: What a case belongs to, such as its patient.
+        tolerance_mm: Tolerance of the surface Dice that a config asks for.
     """
 
     files: Mapping[str, Path]
@@ -34,6 +36,7 @@ class References:
     negatives: frozenset[str] = frozenset()
     regions: tuple[Region, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    tolerance_mm: float = TOLERANCE_MM
 
 
 def find_predictions(path: Path) -> dict[str, Path]:
@@ -60,7 +63,8 @@ def find_references(path: Path) -> References:
     if not path.exists():
         raise DataError("the references do not exist", where=path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _of_dataset(build_dataset(load_config(path)))
+        config = load_config(path)
+        return replace(_of_dataset(build_dataset(config)), tolerance_mm=config.evaluate.tolerance_mm)
     if path.suffix.lower() in (".csv", ".tsv", ".json") or (path / "dataset.json").is_file():
         return _of_dataset(read_dataset(path))
     return References(_label_files(path))
