@@ -10,7 +10,7 @@ from seg3d.build.dataset import build_dataset, build_recipe, split_members
 from seg3d.build.settings import attempts
 from seg3d.cases import Dataset, find_faults, read_dataset
 from seg3d.config import Config, inspect_config
-from seg3d.errors import DataError, Fault, FaultsError, Seg3dError
+from seg3d.errors import ConfigError, DataError, Fault, FaultsError, Seg3dError
 from seg3d.io import read_header
 from seg3d.preparation import refuse_oblique, turn_to_ras
 from seg3d.store import stored_path
@@ -26,10 +26,17 @@ def check(source: Path | str, overrides: Sequence[str] = ()) -> list[Fault]:
     Args:
         source: A dataset folder, its ``dataset.json``, a table, or a config that names one.
         overrides: ``path=value`` settings, for a config.
+
+    Raises:
+        ConfigError: There are settings, but no config that they could change.
     """
     path = Path(source)
+    is_config = path.suffix.lower() in (".yaml", ".yml")
+    if overrides and not is_config:
+        what, fix = "settings change a config, and this is none", "Give a config that names the dataset."
+        raise ConfigError(what, where=path, got=", ".join(overrides), fix=fix)
     try:
-        if path.suffix.lower() in (".yaml", ".yml"):
+        if is_config:
             return _check_config(path, overrides)
         dataset = read_dataset(path)
         return sorted([*find_faults(dataset), *_name_faults(dataset)])
