@@ -344,7 +344,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(config: Path, tmp_pat
     ("arguments", "message"),
     [
         (["--runs", "1"], "at least two runs"),
-        (["--setups", "lucky"], "set-ups are named once each"),
+        (["--setups", "lucky"], "unknown set-up"),
+        (["--setups", "seeded,seeded"], "set-ups are named once each"),
         (["--shard", "3/2"], "a shard is i/n"),
         (["--executor", "moon"], "unknown executor"),
         (["--vary", "weather"], "unknown choice"),

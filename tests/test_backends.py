@@ -18,6 +18,7 @@ from torch import nn
 from seg3d.errors import ConfigError
 from seg3d.inference import backends
 from seg3d.inference.backends import CompiledNetwork, Tolerance, Verified, compiled
+from seg3d.inference.reach import geometry
 from seg3d.keyed import keyed
 from seg3d.models import AttentionUNet, ReducedUNet, UNet, take_channels_last
 from seg3d.models.planar import Planar
@@ -114,6 +115,11 @@ def test_sampled_dropout_is_computed_by_torch(network: nn.Module, monkeypatch: p
         still = found(example)
         found.train()
         assert not torch.equal(found(example), still)
+
+
+def test_why_tiles_are_blended_names_the_engine(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, lambda logits: logits)
+    assert geometry(compiled(network, "openvino", numbers(1, 1, 8, 8))) == "openvino takes tiles as a whole"
 
 
 def test_a_size_is_compiled_once_and_the_last_two_are_kept(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import typer
+from rich.text import Text
 from scans import write_nifti
 from study import make_study
 from typer.testing import CliRunner, Result
@@ -63,11 +65,36 @@ def test_misspelt_keys_are_told_all_at_once_with_suggestions(config: Path) -> No
         ("sampling.patch_size=[17,16,16]", ["sampling.patch_size", "16"]),
         ("prepare.normalise=[{kind: divide}]", ["by"]),
         ("train.max_epochs", ["train.max_epochs", "=value"]),
+        ("sampling.class_weights={tumour:1}", ["sampling.class_weights", "tumour: 1"]),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_told(config: Path, override: str, words: list[str]) -> None:
     text = message_of("config", "show", config, override)
     assert all(word in text for word in words)
+
+
+@pytest.mark.parametrize("verb", ["predict", "serve", "evaluate", "train"])
+def test_help_shows_examples_as_they_are_typed(verb: str) -> None:
+    for parameter in typer.main.get_command(app).commands[verb].params:  # type: ignore[attr-defined]  # a group
+        text = getattr(parameter, "help", None) or ""
+        assert Text.from_markup(text).plain == text  # the terminal takes [x] for a style
+
+
+@pytest.mark.parametrize(("given", "told"), [("train.max_epochs=5", "config comes first"), (".", "data.source")])
+def test_what_is_given_in_place_of_a_config_is_told(given: str, told: str) -> None:
+    assert told in message_of("train", given)
+
+
+def test_settings_for_a_dataset_that_is_no_config_are_refused(config: Path) -> None:
+    text = message_of("check", config.parent / "data", "data.split.folds=3")
+    assert "data.split.folds=3" in text
+    assert "config" in text
+
+
+def test_a_file_that_describes_no_dataset_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "cases.xlsx").write_bytes(b"PK\3\4\xff")
+    (fault,) = check(tmp_path / "cases.xlsx")
+    assert "no dataset of a known layout" in fault.what
 
 
 def test_check_lists_faults_and_exits_with_1(config: Path) -> None:

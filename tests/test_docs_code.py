@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -67,6 +68,18 @@ def test_what_is_named_in_passing_exists(page: Path) -> None:
             ):
                 parts = [re.sub(r"^\*$", "0", part) for part in split_key(Config, key)]
                 assert key.endswith(".*") or unknown_at(Config, parts) is None, span
+
+
+def test_every_kind_of_fault_that_check_tells_is_explained() -> None:
+    text = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    sources = [*(ROOT / "seg3d" / "cases").glob("*.py"), *(ROOT / "seg3d" / "config").glob("*.py")]
+    kinds = set()
+    for path in [*sources, ROOT / "seg3d" / "verbs" / "check.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Fault", "_fault_of"):
+                kinds |= {node.args[1].value} if isinstance(node.args[1], ast.Constant) else set()
+    assert len(kinds) > 20
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in text] == []
 
 
 @pytest.mark.parametrize("block", blocks_in("yaml"))

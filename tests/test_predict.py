@@ -224,6 +224,10 @@ def test_another_engine_gives_the_labels_that_torch_gives(
     seg3d.predict(run, scans[:1], tmp_path / backend, overrides=[*blended, f"predict.backend={backend}"])
     (expected,), (found,) = (voxels_in(tmp_path / name).values() for name in ("torch", backend))
     assert np.mean(np.frombuffer(found, np.uint8) == np.frombuffer(expected, np.uint8)) > 0.999
+    records = {name: json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("torch", backend)}
+    assert "engines" not in records["torch"]
+    assert {engine["backend"] for engine in records[backend]["engines"]} == {backend}
+    assert all(engine["version"] and engine["difference"] < 1e-4 for engine in records[backend]["engines"])
     with pytest.raises(FaultsError, match="takes tiles as a whole"):
         seg3d.predict(run, scans[:1], overrides=[f"predict.backend={backend}", "predict.tiling=exact"])
 

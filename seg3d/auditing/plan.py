@@ -85,7 +85,10 @@ def make_plan(config: Mapping[str, Any], setups: Sequence[str], runs: int, vary:
     unknown = [setup for setup in setups if setup not in SETUPS]
     if unknown or not setups or len(set(setups)) < len(setups):
         raise ConfigError(
-            "set-ups are named once each", where="--setups", got=", ".join(setups) or "none", expected=", ".join(SETUPS)
+            "unknown set-up" if unknown else "set-ups are named once each",
+            where="--setups",
+            got=", ".join(unknown or setups) or "none",
+            expected=", ".join(SETUPS),
         )
     if runs < 2:
         raise ConfigError("a spread needs at least two runs", where="--runs", got=runs, expected="2 or more")

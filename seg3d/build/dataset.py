@@ -41,7 +41,7 @@ def build_recipe(config: Config, channels: int) -> Recipe:
             "one normalisation for all channels or one for each",
             where="prepare.normalise",
             got=len(chosen.normalise),
-            expected=f"1 or {channels}",
+            expected="1" if channels == 1 else f"1 or {channels}",
         )
     crop = chosen.crop
     return Recipe(

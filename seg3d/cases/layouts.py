@@ -90,7 +90,8 @@ def _find_layout(source: Path, layout: str, has_patterns: bool) -> str:
         return "folders"
     if source.is_file() and source.suffix.lower() in (".csv", ".tsv"):
         return "table"
-    if layout == "table" or not _json_file(source).is_file():
+    described = _json_file(source)
+    if layout == "table" or described.suffix.lower() != ".json" or not described.is_file():
         raise DataError(
             "no dataset of a known layout here",
             where=source,

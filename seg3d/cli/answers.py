@@ -29,7 +29,7 @@ def predict(
         int | None, typer.Option("--mc-dropout", metavar="T", help="Average T passes with dropout active, 2 or more.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.mirror=[x].")
+        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.memory_gib=4.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -27,7 +27,7 @@ def serve(
         Path | None, typer.Option("--scratch", metavar="DIR", help="Uploads and results lie here until deleted.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.mirror=[x].")
+        list[str] | None, typer.Option("--set", metavar="path=value", help="Settings, such as predict.memory_gib=4.")
     ] = None,
 ) -> None:
     """Serve a trained model as a web page and a REST API, on this machine only unless told otherwise."""

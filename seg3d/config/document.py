@@ -66,7 +66,11 @@ def read(path: Path) -> tuple[dict[Any, Any], list[Fault]]:
     try:
         value, faults = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError("no such config file", where=path) from error
+        fix = "The config comes first, then settings." if "=" in path.name else None
+        raise ConfigError("no such config file", where=path, fix=fix) from error
+    except IsADirectoryError as error:
+        fix = "Give a YAML file whose data.source names the dataset."
+        raise ConfigError("a config is a file", where=path, got="a folder", fix=fix) from error
     except OSError as error:
         raise ConfigError("cannot read the config file", where=path, got=error.strerror) from error
     except yaml.MarkedYAMLError as error:

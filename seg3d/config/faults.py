@@ -114,6 +114,9 @@ def _beneath(where: str, fault: Fault) -> Fault:
 
 def _fix(details: ErrorDetails) -> str:
     value: Any = details["input"]
+    name = str(details["loc"][-1]) if details["loc"] else ""
+    if value is None and ":" in name:  # {tumour:1} is a key without a value
+        return f"YAML wants a blank after a colon: {name.replace(':', ': ')}"
     if details["type"] == "string_type" and value is not None and not isinstance(value, dict | list):
         # of yes, 1e3 or a date YAML does not keep how it was written
         return f'Put it in quotes: "{value}"' if type(value) is int else "Put it in quotes as it is written"

@@ -334,4 +334,6 @@ class PredictSection(Section):
 class EvaluateSection(Section):
     """How segmentations are scored."""
 
-    tolerance_mm: NonNegative = Field(default=2.0, description="tolerance of the surface Dice, mm")
+    tolerance_mm: NonNegative = Field(
+        default=2.0, description="tolerance of the surface Dice, mm; of seg3d evaluate where it is given this config"
+    )

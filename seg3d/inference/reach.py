@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from seg3d.inference.backends import CompiledNetwork
 from seg3d.models import Stages
 from seg3d.models.planar import Planar
 
@@ -58,6 +59,8 @@ def geometry(network: nn.Module) -> Geometry | str:
     Args:
         network: A network that tells its ``stages`` and ``stride``, perhaps of slices.
     """
+    if isinstance(network, CompiledNetwork):
+        return f"{network.backend} takes tiles as a whole"
     stages = stages_of(network)
     if stages is None:
         name = type(network.network if isinstance(network, Planar) else network).__name__

@@ -175,7 +175,7 @@ def refuse_other_preparation(folder: RunFolder, config: Config) -> None:
     changed = differences(trained, build_recipe(config, channels).as_dict())
     if changed:
         raise RunError(
-            "scans are prepared as the run's were",
+            "these settings would prepare scans in another way than the run has learnt from",
             where=folder.path,
             got="; ".join(f"{key}: {was} -> {now}" for key, (was, now) in changed.items()),
             fix="Leave the settings under prepare as they are, or train again.",

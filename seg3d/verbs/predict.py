@@ -14,6 +14,7 @@ from seg3d.build.dataset import build_dataset
 from seg3d.build.prediction import prediction_settings
 from seg3d.config import Config, load_config
 from seg3d.errors import DataError, Fault, FaultsError
+from seg3d.inference.backends import CompiledNetwork
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.pipeline import overlapped
 from seg3d.inference.predictor import Prediction, Predictor
@@ -217,6 +218,8 @@ def _write_manifest(
     }
     if precision:
         content["precision_of_scans"] = dict(precision)
+    if engines := _engines(predictor):
+        content["engines"] = engines
     if model["regions"]:
         content["regions"] = [region.as_dict() for region in model["regions"]]
     if len(members) == 1:
@@ -227,3 +230,10 @@ def _write_manifest(
     if earlier := earlier_answers(target, content["scans"]):
         content["earlier"] = earlier
     write_json(target / MANIFEST, content)
+
+
+def _engines(predictor: Predictor) -> list[dict[str, Any]]:
+    """How another engine than torch compared with it: of each network and size of tile."""
+    networks = (predictor.network, *(network for network, _ in predictor.others))
+    compiled = (network for network in networks if isinstance(network, CompiledNetwork))
+    return [vars(check) for network in compiled for check in network.checks.values()]

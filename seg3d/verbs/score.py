@@ -42,7 +42,6 @@ def score_test_cases(run: Path | str, tell: Callable[[str], None] = lambda _: No
             folder.test,
             folder.config,
             folder.test_scores,
-            tolerance_mm=config.evaluate.tolerance_mm,
             subset=True,
             run=folder.path,
         )

@@ -131,7 +131,7 @@ def format_difference(found: RunDifference) -> str:
                 else f"up to {layer.largest:.3g}"
             )
             lines.append(f"  {layer.name}: {layer.values} of {layer.of} values differ, {gap}")
-    elif found.layers_at is None:
+    elif found.layers_at is None and not found.identical:  # else the trace has their digests
         lines.append("weights: no checkpoint of the same step is kept by both")
     lines += [f"records {line}" for line in found.records]
     lines += [f"config {key}: {a} | {b}" for key, (a, b) in found.config.items()]
