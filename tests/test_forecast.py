@@ -28,6 +28,7 @@ from seg3d.config.method import TrainSection
 from seg3d.errors import Seg3dError
 from seg3d.forecast import made_up
 from seg3d.forecast.forecast import _longest, kept_checkpoints, of_all_devices
+from seg3d.forecast.probe import _beyond
 from seg3d.forecast.sizes import CaseSize, pick_sample, stored_bytes
 from seg3d.forecast.tiles import work_voxels
 from seg3d.forecast.usage import Seconds
@@ -104,6 +105,10 @@ def test_devices_share_the_validation_and_each_has_a_process() -> None:
     assert _longest([], 2) == Seconds()
     assert of_all_devices(10, TrainSection(), 3) == 10
     assert of_all_devices(10, TrainSection(devices=2), 3) == 23
+
+
+def test_an_epoch_takes_no_less_than_its_steps() -> None:
+    assert _beyond(Seconds(3, 4), Seconds(1, 5)) == Seconds(2, 0)
 
 
 def test_a_crop_does_not_change_the_spacing_of_the_made_up_case() -> None:

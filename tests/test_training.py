@@ -493,4 +493,4 @@ def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
         told: list[str] = []
         seg3d.train(config, ["train.max_epochs=1", override, "train.schedule.warmup_steps=5"], tell=told.append)
         assert "NOTE: nothing is validated: the run predicts with its last weights" in told
-        assert any("never gets as high as asked: it rises for 5 steps, and there are 4" in line for line in told)
+        assert any("never gets as high as asked: it rises for 5 steps, of 4" in line for line in told)

@@ -158,7 +158,7 @@ def _measure(task: Task, cases: Sequence[StoredInfo], rest_bytes: int) -> Probed
     step = (ends[-1] - ends[WARM_UP - 1]) * (1 / counted)
     return Probed(
         step=step,
-        start=ends[0] - watch.started - _median(ends),
+        start=_beyond(ends[0] - watch.started, _median(ends)),
         steps=counted,
         wait_share=(watch.waited[-1] - watch.waited[WARM_UP - 1]) / (ends[-1] - ends[WARM_UP - 1]).wall,
         prefetch=data.prefetch,
@@ -169,6 +169,12 @@ def _measure(task: Task, cases: Sequence[StoredInfo], rest_bytes: int) -> Probed
         gpu_measured=module.device.type == "cuda",
         checkpoint_bytes=_checkpoint_bytes(module),
     )
+
+
+def _beyond(first: Seconds, step: Seconds) -> Seconds:
+    """What the first step took beyond a step; nothing where others were slower, as on a busy machine."""
+    more = first - step
+    return Seconds(max(0.0, more.wall), max(0.0, more.cpu))
 
 
 def _median(ends: Sequence[Seconds]) -> Seconds:
