@@ -23,18 +23,24 @@ def learning_curve_figure(
     """The PNG written at ``path``: loss above, validation Dice below, over epochs.
 
     Args:
-        rows: One mapping per epoch with ``"epoch"``, ``loss`` and ``score``. A value that is absent, ``None`` or not
-            finite is left out, as in an epoch without validation. No rows give an empty figure that says so.
+        rows: One mapping per epoch with ``"epoch"`` (from 0; it is drawn from 1, as the training's lines count),
+            ``loss`` and ``score``. A value that is absent, ``None`` or not finite is left out, as in an epoch without
+            validation. No rows give an empty figure that says so.
         path: Where the figure goes.
         loss: Key of the training loss.
         score: Key of the validation score, 0..1.
         title: Shown on top.
     """
-    return save_png(curves(rows, loss, score, title), path)
+    return save_png(curves(counted_from_one(rows), loss, score, title), path)
+
+
+def counted_from_one(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their epochs as people count them; rows without an epoch are left out."""
+    return [{**row, "epoch": epoch + 1} for row in rows if (epoch := row.get("epoch")) is not None]
 
 
 def curves(rows: Sequence[Row], loss: str, score: str, title: str) -> Figure:
-    """The figure of :func:`learning_curve_figure`, not yet saved."""
+    """The figure of :func:`learning_curve_figure`, not yet saved; epochs are drawn as they are."""
     figure = Figure(figsize=(7.0, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     _draw(above, _points(rows, loss), _LOSS_COLOUR, "training loss")

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from seg3d.reporting.cases import load_worst_median_best
-from seg3d.reporting.curves import Row, curves
+from seg3d.reporting.curves import Row, counted_from_one, curves
 from seg3d.reporting.figures import DPI, rows_figure, worst_median_best_rows
 from seg3d.reporting.panels import OKABE_ITO
 from seg3d.reporting.run_report.pieces import Pieces
@@ -22,7 +22,8 @@ from seg3d.reporting.run_report.scores import Evaluation
 _SIZE = (5.6, 5.2)  # inches: narrow, so that its words are legible on a phone
 _STEPS_DRAWN, _FEW_STEPS = 5000, 60
 _PREFIX = "val_dice_"
-_LISTED = 6  # labels that have a line of their own
+# of the labels that have a line of their own; without that of their mean
+_LINES = (*OKABE_ITO[1:5], OKABE_ITO[6], OKABE_ITO[0])
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def curves_png(pieces: Pieces) -> bytes | None:
     """Loss of each step and epoch above, validation Dice below; ``None`` where no step was recorded."""
     if not pieces.rows and not pieces.losses:
         return None
-    # people count epochs from 1, as the training's lines do
-    rows: list[Row] = [{**row, "epoch": epoch + 1} for row in pieces.rows if (epoch := row.get("epoch")) is not None]
+    rows = counted_from_one(pieces.rows)
     figure = curves(rows, "train_loss", "val_dice", "")
     figure.set_size_inches(*_SIZE)
     above, below = figure.axes
@@ -119,10 +119,9 @@ def _draw_labels(axes: Axes, rows: Sequence[Row]) -> None:
     keys = [key for key in (rows[0] if rows else {}) if key.startswith(_PREFIX)]
     if len(keys) < 2:
         return
-    for number, key in enumerate(keys[:_LISTED]):
+    for key, colour in zip(keys, _LINES, strict=False):
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
         name = key.removeprefix(_PREFIX)
-        colour = OKABE_ITO[(number + 1) % len(OKABE_ITO)]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.9, marker=".", zorder=1, label=_plain(name))
     if axes.lines:  # a training without any validation has none
