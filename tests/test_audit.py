@@ -171,6 +171,21 @@ def test_what_is_left_out_of_the_means_is_told(audited: Path, tmp_path: Path) ->
     assert f"{case}: undefined in 1 of 2 runs of random" in page
 
 
+def test_what_evaluate_warned_of_is_on_the_page(audited: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(audited, tmp_path / "audit"))
+
+    def warn(cell: str, summary: dict[str, Any]) -> None:
+        summary["warnings"] = [{"kind": "trained_on", "text": "1 of 1 cases were trained on"}]
+        if cell == "random-02":
+            summary["warnings"].append({"kind": "sheared", "text": "its axes are <not> square"})
+
+    change_summaries(folder, warn)
+    assert [len(warning["runs"]) for warning in found(folder)["warnings"]] == [4, 1]
+    page = (folder / "report.html").read_text()
+    assert "<strong>Warning</strong> (all runs): 1 of 1 cases were trained on." in page
+    assert "(random-02): its axes are &lt;not&gt; square." in page
+
+
 def test_an_audit_of_regions_is_about_regions(audited: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(audited, tmp_path / "audit"))
 
@@ -299,6 +314,14 @@ def test_runs_of_other_data_are_not_compared(tmp_path: Path) -> None:
         nib.save(nib.Nifti1Image(np.asanyarray(scan.dataobj)[::-1], scan.affine, scan.header), image)
     with pytest.raises(RunError, match="made from other data"):
         seg3d.audit(study, SETTINGS, runs=2, setups=["seeded"], output=folder)
+
+
+def test_label_maps_that_are_gone_do_not_count_as_the_same(audited: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(audited, tmp_path / "audit"))
+    for path in folder.glob("cells/*/test/*.nii.gz"):
+        path.unlink()
+    with pytest.raises(RunError, match="label maps of a run are not those"):
+        collect(AuditFolder(folder))
 
 
 def test_local_runs_see_the_gpus_that_the_audit_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -450,8 +473,12 @@ def test_the_earliest_parting_counts() -> None:
 
 def test_deterministic_runs_that_differ_are_not_reproducible() -> None:
     def of(weights: int, vary: str) -> dict[str, Any]:
-        return {"setups": {"deterministic": {"distinct_weights": weights, "distinct_predictions": 1}}, "vary": vary}
+        setup = {"distinct_weights": weights, "distinct_predictions": 1, "parts_at": None}
+        return {"setups": {"deterministic": setup}, "vary": vary}
 
     assert is_reproducible(of(1, "nothing"))
     assert not is_reproducible(of(2, "nothing"))
     assert is_reproducible(of(2, "seed"))
+    parted = of(1, "nothing")  # whose validation differed, say, and nothing else
+    parted["setups"]["deterministic"]["parts_at"] = {"epoch": 3, "batch": None}
+    assert not is_reproducible(parted)

@@ -15,7 +15,7 @@ from seg3d.auditing.verdict import verdict
 from seg3d.cases import Region
 from seg3d.errors import RunError
 from seg3d.metrics import Bootstrap, score_case, summarise
-from seg3d.reporting.audit_figures import score_figure
+from seg3d.reporting.audit_figures import disagreement_figure, score_figure
 from seg3d.verbs.region_scores import region_block, score_regions
 from seg3d.volume import Grid
 
@@ -125,9 +125,47 @@ def test_the_verdict_names_the_score_and_how_many_cases_it_is_over() -> None:
     )
 
 
+def test_runs_whose_records_part_have_not_the_same_bits() -> None:
+    found = audit_of(2)
+    found["setups"] = {"deterministic": found["setups"]["random"] | {"distinct_weights": 1, "distinct_predictions": 1}}
+    found["runs"] = [{"setup": "deterministic"}] * 2
+    assert verdict(found).startswith("2 deterministic runs gave the same bits")
+    found["setups"]["deterministic"]["parts_at"] = {"epoch": 3, "batch": None}
+    assert verdict(found) == (
+        "NOT REPRODUCIBLE: 2 deterministic runs gave the same weights and predictions, but part in epoch 4."
+    )
+
+
 def test_the_figure_says_over_how_many_cases_its_means_are() -> None:
     def texts(found: dict[str, Any]) -> list[str]:
         return [text for axes in score_figure(found).axes for text in (axes.get_title(), axes.get_ylabel())]
 
     assert texts(audit_of(2))[:2] == ["liver: Dice", "Dice, mean over 2 test cases"]
     assert texts(audit_of(1))[:2] == ["liver: Dice\n1 of 2 cases", "Dice, mean over cases with a score in every run"]
+
+
+def test_pictures_in_dispute_are_drawn_as_they_are_stored_and_thin_volumes_in_their_own_plane() -> None:
+    share = np.zeros((30, 20, 1), np.float32)
+    share[:3, :4] = 0.5  # first columns, first rows
+    picture = disagreement_figure(0 * share, {"random": share}, (1, 1, 1), "$^$", picture=True)
+    axes = picture.axes[0]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 30), (20, 0))  # neither mirrored nor upside down
+    assert [text.get_text() for text in axes.texts] == []  # nothing is known of sides and millimetres
+    assert axes.get_title() == "random: 12 pixels"
+    volume = np.zeros((1, 30, 20), np.float32)
+    sagittal = disagreement_figure(volume, {"random": volume}, (1, 1, 1), "a")
+    assert sagittal.get_suptitle() == "a, sagittal slice 1 of 1; patient front on the left"
+
+
+def test_the_figure_of_voxels_in_dispute_tells_slice_and_case_apart() -> None:
+    share = np.zeros((8, 8, 5), np.float32)
+    share[2:4, 2:4, 3], share[0, 0, 1] = 0.25, 2 / 3
+    figure = disagreement_figure(0 * share, {"random": share, "seeded": 0 * share}, (1, 1, 1), "a")
+    assert [axes.get_title() for axes in figure.axes[:2]] == [
+        "random: 4 voxels, 5 in the case",
+        "seeded: 0 voxels, 0 in the case",
+    ]
+    assert figure.get_suptitle().startswith("a, axial slice 4 of 5; patient right on the left")
+    assert figure.axes[0].images[-1].get_clim() == (0, pytest.approx(2 / 3))  # no share is beyond the colours
+    without = disagreement_figure(0 * share, {"seeded": 0 * share}, (1, 1, 1), "a")
+    assert "slice 3 of 5" in without.get_suptitle()  # the middle one, not the border of the body

@@ -136,6 +136,23 @@ def test_numbers_of_the_whole_case_are_those_of_evaluate(tmp_path: Path) -> None
         assert [found["correct"], found["wrong"], found["missed"]] == [metrics[key] for key in ("TP", "FP", "FN")]
 
 
+def test_labels_that_a_network_of_regions_does_not_tell_apart_are_one_as_in_evaluate(tmp_path: Path) -> None:
+    reference = blob()
+    reference[4:6] *= 2
+    reference[15:18, 15:18] = 3  # in no region
+    write_case(tmp_path, "a", reference, blob((5, 5, 3)))
+    labels = {"background": 0, "edema": 1, "core": 2, "bone": 3}
+    manifest = {"labels": labels, "ignore_label": None, "regions": [{"name": "all", "values": [1, 2], "label": 1}]}
+    (tmp_path / "predictions" / "predictions.json").write_text(json.dumps(manifest))
+    told: list[str] = []
+    draw(tmp_path, tell=told.append)
+    assert told[0] == "NOTE: bone is not drawn, because it is in no region"
+    summary = evaluate(tmp_path / "predictions", tmp_path / "labels", tmp_path / "summary.json")
+    found = claims(tmp_path)["a"]["whole_case"]
+    assert found["dice"] == {"edema + core": pytest.approx(summary["foreground_dice"]["mean"])}
+    assert (found["correct"], found["wrong"], found["missed"]) == (100, 25, 25)
+
+
 def test_another_label_is_wrong_and_an_ignored_voxel_is_neither_right_nor_wrong() -> None:
     reference = np.array([0, 0, 1, 1, 1, 9, 9], np.uint8)
     prediction = np.array([0, 2, 1, 2, 0, 1, 0], np.uint8)
@@ -250,6 +267,17 @@ def test_contours_and_movies_agree_with_the_outcome_map(tmp_path: Path, codes: s
     row, column = middle_of(frames[-1][:200], rgb(OKABE_ITO[0]))
     assert row < 0.3
     assert column < 0.35  # the slice stands in the middle of a wider frame
+
+
+def test_a_label_map_of_the_size_of_the_image_that_lies_elsewhere_is_not_drawn(tmp_path: Path) -> None:
+    write_case(tmp_path, "a", blob(), blob())
+    files = CaseFiles("a", *(tmp_path / part / "a.nii.gz" for part in ("images", "predictions", "labels")))
+    assert load_case(files, NAMES).reference is not None
+    moved = np.diag([1.0, 1.0, 1.0, 1.0])
+    moved[0, 3] = 5
+    write_nifti(tmp_path / "images" / "a.nii.gz", np.zeros(blob().shape, np.int16), moved)  # of another patient
+    with pytest.raises(Seg3dError, match="lies elsewhere"):
+        load_case(files, NAMES)
 
 
 @pytest.mark.real_data
@@ -435,6 +463,19 @@ def test_one_case_needs_no_sheet_and_old_pages_go(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "figures").glob("*.png")} == kept
 
 
+def test_figures_of_an_earlier_call_are_not_left_among_the_new_ones(tmp_path: Path) -> None:
+    for name in "ab":
+        write_case(tmp_path, name, blob(), blob((5, 5, 3)))
+    draw(tmp_path, movie="gif")
+    mine = tmp_path / "figures" / "outcome" / "mine.png"
+    mine.write_bytes(b"somebody else's")
+    # now without a reference and a movie, and of one case: outcomes of before would belong to other predictions
+    written = figure(
+        tmp_path / "predictions", tmp_path / "images", output=tmp_path / "figures", cases=["b"], movie="none"
+    )
+    assert {path for path in (tmp_path / "figures").rglob("*") if path.is_file()} == {*written, mine}
+
+
 def test_long_names_keep_their_ends() -> None:
     assert shortened("covid-19-pneumonia-rapidly-progressive-3-days", 21) == "covid-19-…sive-3-days"
     assert shortened("short", 21) == "short"
@@ -475,10 +516,16 @@ def test_files_of_nnunet_and_a_dataset_are_accepted(tmp_path: Path) -> None:
     content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
     (dataset / "dataset.json").write_text(json.dumps(content | {"numTraining": 1}))
     folders = (dataset / "imagesTr", dataset / "labelsTr")
-    for sources in (folders, (dataset, dataset)):
-        figure(tmp_path / "predictions", *sources, tmp_path / "figures", movie="none")
+    for sources, notes in ((folders, 0), ((dataset, dataset), 1)):
+        told: list[str] = []
+        figure(tmp_path / "predictions", *sources, tmp_path / "figures", movie="none", tell=told.append)
+        assert len([line for line in told if "1 is tumour in the predictions' record and lesion" in line]) == notes
         assert claims(tmp_path)["a"]["whole_case"]["mean_dice"] == 1.0
     assert list(claims(tmp_path)["a"]["whole_case"]["dice"]) == ["lesion"]
+    swapped = {"labels": {"background": 0, "bone": 1, "lesion": 2}, "ignore_label": None}
+    (tmp_path / "predictions" / "predictions.json").write_text(json.dumps(swapped))
+    with pytest.raises(Seg3dError, match="a label different values"):
+        figure(tmp_path / "predictions", dataset, dataset, tmp_path / "figures", movie="none")
 
 
 def test_a_case_that_is_declared_negative_has_only_false_positives(tmp_path: Path) -> None:

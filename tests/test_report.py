@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +22,8 @@ import seg3d
 from seg3d.cli import app
 from seg3d.errors import ConfigError, RunError
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
+from seg3d.reporting.run_report.figures import curves_png
+from seg3d.reporting.run_report.pieces import read_pieces
 from seg3d.training.run_folder import RunFolder
 from seg3d.verbs.report import draw_report
 from seg3d.verbs.score import score_test_cases
@@ -218,6 +220,27 @@ def test_cases_are_linked_to_their_viewer_pages_where_these_are(copied: Path, tm
     assert links == {"viewer/a%20%231%3F.html"}
 
 
+def test_lines_of_labels_have_colours_of_their_own(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("seg3d.reporting.run_report.figures.png_bytes", lambda figure: drawn.append(figure) or b"")
+    labels = {f"val_dice_{name}": 0.5 for name in "abcdef"}
+    rows = [{"epoch": 0.0, "train_loss": 1.0, "val_dice": 0.5, **labels}]
+    curves_png(replace(read_pieces(RunFolder(copied)), rows=rows))
+    colours = [line.get_color() for line in drawn[0].axes[1].lines if line.get_color() != "black"]  # black: the best
+    assert len(colours) == len(set(colours)) == 7
+
+
+def test_a_million_steps_are_told_to_the_last_one(copied: Path) -> None:
+    header, *rows = (copied / "metrics.csv").read_text().splitlines()
+    place = header.split(",").index("step")
+    cells = rows[-1].split(",")
+    cells[place] = "1234567"
+    (copied / "metrics.csv").write_text("\n".join([header, *rows[:-1], ",".join(cells)]) + "\n")
+    page = page_of(seg3d.report(copied))
+    assert "steps1234567" in page.words
+    assert any("1234567" in row for row in page.rows)
+
+
 def stop(run: Path, steps: int) -> None:
     """Make a run look as if it was killed in its second epoch."""
     (run / "result.json").unlink()
@@ -347,6 +370,46 @@ def test_scores_on_cases_that_the_run_has_learnt_from_are_a_failure(run: Path, s
     assert "trained on" not in page.words
 
 
+def test_scores_of_another_run_that_were_written_over_its_own_are_not_shown(
+    run: Path, study: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run / "test", tmp_path / "answers")
+    kept = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("test")))
+    scores = tmp_path / "scores.json"
+    seg3d.evaluate(tmp_path / "answers", study, scores, subset=True, run=kept)
+    assert str(scores) in page_of(seg3d.report(kept)).words
+    scores.write_text(scores.read_text().replace('"n": 3', '"n": 4'))  # as another evaluation with this --output does
+    words = page_of(seg3d.report(kept)).words
+    assert "Not evaluated" in words
+    assert f"{scores} was written anew" in words
+    assert "Mean over 4" in page_of(seg3d.report(kept, scores=scores)).words  # when asked for
+
+
+def test_scores_of_another_run_that_are_asked_for_are_a_failure(run: Path, study: Path, tmp_path: Path) -> None:
+    answers = Path(shutil.copytree(run / "test", tmp_path / "answers"))
+    scores = tmp_path / "scores.json"
+    seg3d.evaluate(answers, study, scores, subset=True, report=False)
+    assert "other weights" not in page_of(seg3d.report(run, tmp_path / "a.html", scores=scores)).words
+    edited(answers / "predictions.json", "weights", to="0" * 64)
+    words = page_of(seg3d.report(run, tmp_path / "a.html", scores=scores)).words
+    assert "failure The scores are of other weights than those that the run predicts with now." in words
+
+
+def test_what_was_learnt_from_under_another_name_is_a_failure(copied: Path) -> None:
+    assert "Nothing was trained or chosen by them." in page_of(seg3d.report(copied)).words
+    summary = summary_of(copied)
+    known = {"kind": "trained_on", "text": "1 of 3 cases were trained on: these scores flatter"}  # by its bytes
+    (copied / "test" / "summary.json").write_text(json.dumps(summary | {"warnings": [known]}))
+    words = page_of(seg3d.report(copied)).words
+    assert "failure 1 of 3 cases were trained on: these scores flatter." in words
+    assert "Nothing was trained or chosen" not in words
+    (copied / "test" / "summary.json").write_text(json.dumps(summary))
+    edited(copied / "data.json", "shared_images", to=["a (train) and b (test)"])
+    words = page_of(seg3d.report(copied)).words
+    assert "The same image is in different parts of the split: a (train) and b (test); scores flatter." in words
+    assert "Nothing was trained or chosen" not in words
+
+
 def test_predictions_find_their_run_by_its_weights(run: Path, study: Path) -> None:
     answers = study.parent / "answers"
     shutil.copytree(run / "test", answers)
@@ -391,7 +454,9 @@ def test_the_badge_says_what_verifying_found(fresh: Path, tmp_path: Path) -> Non
     assert "verified: 1 of 2 epochs" in verified(run, trace_sha256="of another training")
     last = result_of(run)["trace_sha256"]
     assert "Computed again, all 2 epochs had the same bits." in verified(run, trace_sha256=last)
-    assert "NOT identical" in verified(run, trace_sha256=last, identical=False)
+    assert "not have the same bits" in verified(run, trace_sha256=last, identical=False)
+    assert "not have the same bits" in verified(run, trace_sha256=last, epochs=1)  # which leaves the second one open
+    assert "Computed again, all 2 epochs had the same bits." in verified(run, trace_sha256=last)
 
 
 def test_a_result_that_is_not_that_of_the_trace_is_told(copied: Path) -> None:

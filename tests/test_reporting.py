@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from scans import oblique_affine
 
 from seg3d.reporting.curves import curves
 from seg3d.reporting.figures import FigureCase, case_figure, geometry_figure, rows_figure, save_png, worst_median_best
 from seg3d.reporting.panels import PLANES, best_slice, window_of
+from seg3d.reporting.run_report.figures import curves_png
 from seg3d.volume import Grid, Volume
 
 
@@ -50,6 +54,35 @@ def test_a_figure_says_sides_planes_scale_and_score() -> None:
     assert any("worst: a" in title and "0.500" in title for title in titles)
 
 
+@pytest.mark.parametrize(("axis", "words"), [(0, "front"), (1, "right"), (2, "right")])
+def test_a_single_slice_says_which_side_is_on_its_left(axis: int, words: str) -> None:
+    image = np.zeros([1 if a == axis else 9 for a in range(3)])
+    figure = rows_figure([("", FigureCase("a", image, None, None, (1.0, 1.0, 1.0), {}))])
+    assert figure.get_suptitle() == f"patient {words} is on the left"
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 12), (40, 40, 1)])
+@pytest.mark.parametrize("labels", [1, 4, 24])
+def test_every_name_of_the_legend_is_within_the_picture(shape: tuple[int, int, int], labels: int) -> None:
+    label = np.arange(math.prod(shape)).reshape(shape).astype(np.uint8) % (labels + 1)
+    names = {value: f"inferior vena cava {value}" for value in range(1, labels + 1)} | {1: "a" * 90}
+    figure = rows_figure([("", FigureCase("a", 1.0 * label, label, label, (1.0, 1.0, 1.0), names))])
+    FigureCanvasAgg(figure).draw()
+    texts = figure.legends[0].get_texts()
+    assert len(texts) == labels + 2
+    boxes = [text.get_window_extent() for text in texts]
+    assert all(box.x0 >= 0 and box.y0 >= 0 for box in boxes)
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    lowest = min(axes.xaxis.label.get_window_extent().y0 for axes in figure.axes)
+    assert all(box.y1 <= lowest for box in boxes)
+
+
+def test_dollar_signs_in_names_are_no_formula(tmp_path: Path) -> None:
+    label = np.ones((8, 8, 8), np.uint8)
+    named = FigureCase("$^$", 1.0 * label, label, None, (1.0, 1.0, 1.0), {1: "$_$"})
+    assert case_figure(named, tmp_path / "a.png").is_file()
+
+
 def test_a_prediction_on_another_grid_is_drawn_out_of_place_and_told(tmp_path: Path) -> None:
     image = Volume(np.zeros((1, 12, 12, 12), np.int16), Grid((12, 12, 12), oblique_affine()))
     label = np.ones((1, 12, 12, 12), np.uint8)
@@ -63,6 +96,14 @@ def test_a_prediction_on_another_grid_is_drawn_out_of_place_and_told(tmp_path: P
 def test_a_curve_without_rows_is_still_a_figure(tmp_path: Path) -> None:
     path = save_png(curves([], "train_loss", "val_dice"), tmp_path / "curve.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_epochs_of_the_learning_curve_are_counted_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr("seg3d.reporting.run_report.figures.png_bytes", lambda figure: drawn.append(figure) or b"")
+    rows = [{"epoch": float(n), "train_loss": 1.0, "val_dice": dice} for n, dice in enumerate((0.1, 0.7, 0.3))]
+    curves_png(SimpleNamespace(rows=rows, losses=[], epochs_planned=3, ended=True))  # type: ignore[arg-type]
+    assert drawn[0].axes[1].get_title(loc="right") == "best 0.700 at epoch 2"  # metrics.csv counts from 0
 
 
 def test_the_grey_window_is_never_empty() -> None:

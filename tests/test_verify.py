@@ -64,6 +64,9 @@ def test_a_run_that_is_not_what_it_recorded_is_not_verified(run: Path, tmp_path:
     checkpoint.write_bytes(content)
     with pytest.raises(RunError, match="checkpoints are damaged"):
         seg3d.verify(torn)
+    found = seg3d.diff(run, torn)  # nobody knows which weights it held
+    assert not found.identical
+    assert found.records == [f"{checkpoint}: damaged, not compared"]
     shutil.copytree(run, lying)
     result = json.loads((lying / "result.json").read_text())
     (lying / "result.json").write_text(json.dumps(result | {"best_score": 0.99}))

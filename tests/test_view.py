@@ -118,6 +118,23 @@ def test_labels_have_the_colours_of_all_figures_and_keep_their_values() -> None:
     assert [row[1] for row in rows_of(page)] == ["label 3 (not declared)", "cord"]
 
 
+def test_a_label_that_is_lost_on_the_grid_of_the_image_is_counted_all_the_same() -> None:
+    fine = np.repeat(np.repeat(np.repeat(REFERENCE, 3, 0), 3, 1), 3, 2)
+    fine[0, 0, 0] = 9  # no voxel centre of the image lies in it
+    grid = volume(fine, (1 / 3, 1 / 3, 1 / 3), origin=-1 / 3)
+    assert [row[:3] for row in rows_of(page_of(labels=grid, prediction=None))] == [
+        ["", "label 1", "0.06"],
+        ["", "label 9", "0.000037"],
+    ]
+
+
+def test_the_label_of_a_probability_is_there_where_nothing_was_predicted() -> None:
+    nothing = volume(np.zeros_like(PREDICTION))
+    page = page_of(labels=None, prediction=nothing, probability=nothing, names={2: "tumour"})
+    assert [label["name"] for label in facts_of(page)["labels"]] == ["tumour"]  # a lower threshold may find it
+    assert facts_of(page)["first"] == 1
+
+
 def test_an_ignored_label_is_neither_right_nor_wrong() -> None:
     labels = REFERENCE.copy()
     labels[6:8] = 9
@@ -316,11 +333,45 @@ def test_a_picture_and_a_scan_do_not_go_together(tmp_path: Path) -> None:
         view(image, tmp_path / "case.html", labels=tmp_path / "mask.png")
 
 
+@pytest.mark.parametrize("names", [{1: "tumour"}, None])
+def test_white_is_the_ignored_label_of_a_reference_and_label_1_of_a_prediction(
+    tmp_path: Path, names: dict[int, str] | None
+) -> None:
+    reference = np.zeros((20, 30), np.uint8)
+    reference[:5], reference[15:] = 1, 255
+    prediction = np.where(reference == 1, 255, 0).astype(np.uint8)  # as a picture of black and white is written
+    for name, data in (("image", 0 * reference), ("reference", reference), ("prediction", prediction)):
+        Image.fromarray(data).save(tmp_path / f"{name}.png")
+    image, labels, predicted = (tmp_path / f"{name}.png" for name in ("image", "reference", "prediction"))
+    page = view(image, tmp_path / "a.html", labels=labels, prediction=predicted, names=names, ignore_label=255)
+    label, ignored = rows_of(page.read_text(encoding="utf-8"))
+    assert label[2:5] == ["150", "150", "1.000"]
+    assert ignored[1:4] == ["ignored", "150", "0"]
+
+
+def test_labels_that_a_network_of_regions_does_not_tell_apart_are_one(tmp_path: Path) -> None:
+    reference = REFERENCE.copy()
+    reference[2:4] *= 2
+    files = [
+        write_nifti(tmp_path / f"{name}.nii.gz", data)
+        for name, data in (("scan", GREYS), ("reference", reference), ("prediction", REFERENCE))
+    ]
+    labels = {"background": 0, "edema": 1, "core": 2, "bone": 3}
+    manifest = {"labels": labels, "ignore_label": None, "regions": [{"name": "all", "values": [1, 2], "label": 1}]}
+    (tmp_path / "predictions.json").write_text(json.dumps(manifest))
+    page = view(files[0], tmp_path / "a.html", labels=files[1], prediction=files[2]).read_text(encoding="utf-8")
+    (row,) = rows_of(page)
+    assert row[1:5] == ["edema + core", "0.06", "0.06", "1.000"]
+    assert "Not shown, as in no region: bone" in notes_of(page)
+
+
 def test_names_of_labels_are_read() -> None:
     assert parse_names(["1=liver", "2=a tumour"]) == {1: "liver", 2: "a tumour"}
     assert parse_names([]) is None
-    with pytest.raises(ConfigError, match="1=liver"):
-        parse_names(["liver"])
+    for words, told in ((["liver"], "1=liver"), (["²=liver"], "1=liver"), (["0=air"], "background"),
+                        (["1=liver", "1=lung"], "two names")):  # fmt: skip
+        with pytest.raises(ConfigError, match=told):
+            parse_names(words)
 
 
 # getting NiiVue

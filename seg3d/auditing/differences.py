@@ -53,7 +53,8 @@ class RunDifference:
         layers: Tensors that differ in the newest checkpoint that both keep and that is not the same; those of the
             running mean of the weights are called ``averaged.`` and their name.
         layers_at: Optimiser steps of that checkpoint; ``None``: they keep none of the same step.
-        records: A line for each epoch whose metrics or sampling certificate differ.
+        records: A line for each epoch whose metrics or sampling certificate differ, and for each damaged checkpoint,
+            which cannot be compared.
         config: Both values of each key that differs.
         data: A line for each file or case that differs.
         environment: Both values of each entry that differs.
@@ -89,7 +90,7 @@ def compare_runs(a: RunFolder, b: RunFolder, *, epochs: int | None = None) -> Ru
     traces = [_first_epochs(read_trace(run.trace), epochs) for run in (a, b)]
     first = first_difference(*traces)
     layers, step = compare_weights(a, b)
-    records = record_differences(a, b, epochs)
+    records = [*record_differences(a, b, epochs), *_damaged(a, b)]
     config = differences(*(read_yaml(run.config) for run in (a, b)))
     return RunDifference(
         identical=first is None and not layers and not records and bool(traces[0]),
@@ -214,7 +215,16 @@ def _place(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(run: RunFolder) -> list[Checkpoint]:
-    return [c for kind in KEPT for c in list_checkpoints(run.checkpoints, kind) if c.sound]
+    return [checkpoint for checkpoint in _all_kept(run) if checkpoint.sound]
+
+
+def _damaged(*runs: RunFolder) -> list[str]:
+    """A line for each checkpoint that has not the bytes it was written with."""
+    return [f"{c.path}: damaged, not compared" for run in runs for c in _all_kept(run) if not c.sound]
+
+
+def _all_kept(run: RunFolder) -> list[Checkpoint]:
+    return [checkpoint for kind in KEPT for checkpoint in list_checkpoints(run.checkpoints, kind)]
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -33,16 +33,17 @@ def gather(folder: AuditFolder) -> dict[str, Any]:
     """JSON of an audit whose runs are all done: scores, spreads, digests, where runs part, and a verdict.
 
     All runs are measured by the same cases and labels, see :func:`seg3d.auditing.means.means_alike`. ``scored`` says
-    whether ``labels`` names labels or regions, ``scored_cases`` how many cases the means are over, and ``left_out`` why
-    others are not in them.
+    whether ``labels`` names labels or regions, ``scored_cases`` how many cases the means are over, ``left_out`` why
+    others are not in them, and ``warnings`` what ``seg3d evaluate`` told of the scores, and of which runs'.
 
     Raises:
-        RunError: Runs have other test cases or references, or a folder is damaged.
+        RunError: Runs have other test cases or references, label maps are missing, or a folder is damaged.
     """
     plan = folder.read_plan()
     runs = [_describe(folder, cell) for cell in plan.cells]
     _refuse_other_data(folder, runs)
     scored = [ScoredRun(folder.run(cell).path, read_json(folder.run(cell).test_scores)) for cell in plan.cells]
+    _refuse_missing_maps(runs, scored)
     means = means_alike(scored, [cell.setup for cell in plan.cells])
     runs = [run | {"scores": scores} for run, scores in zip(runs, means.runs, strict=True)]
     setups = {setup: _setup(folder, [run for run in runs if run["setup"] == setup]) for setup in plan.setups}
@@ -56,6 +57,7 @@ def gather(folder: AuditFolder) -> dict[str, Any]:
         "test_cases": runs[0]["cases"],
         "scored_cases": means.cases,
         "left_out": means.left_out,
+        "warnings": _warnings(plan.cells, scored),
         "runs": [{key: value for key, value in run.items() if key != "cases"} for run in runs],
         "setups": setups,
         "disagreement": disagreement,
@@ -153,11 +155,17 @@ def disagreeing_voxels(folder: AuditFolder, setups: Sequence[str]) -> dict[str, 
 
 def disagreement_of(paths: Sequence[Path]) -> NDArray[np.float32]:
     """Share of runs that do not say what most say, by voxel ``(x, y, z)``; 0 where all agree."""
-    maps = np.stack([read_volume(path).data[0] for path in paths])
-    most = np.zeros(maps.shape[1:], dtype=np.int64)
-    for value in np.unique(maps):
-        np.maximum(most, (maps == value).sum(axis=0), out=most)
-    share: NDArray[np.float32] = (1 - most / len(maps)).astype(np.float32)
+    maps = [read_volume(path).data[0] for path in paths]
+    disputed = np.zeros(maps[0].shape, dtype=bool)
+    for other in maps[1:]:
+        disputed |= other != maps[0]
+    # counting is for the few voxels in dispute: sorting all voxels of all runs takes seconds a case
+    votes = np.stack([one[disputed] for one in maps])
+    most = np.zeros(votes.shape[1], dtype=np.int64)
+    for value in np.unique(votes):
+        np.maximum(most, (votes == value).sum(axis=0), out=most)
+    share = np.zeros(disputed.shape, dtype=np.float32)
+    share[disputed] = 1 - most / len(maps)
     return share
 
 
@@ -184,6 +192,27 @@ def _refuse_other_data(folder: AuditFolder, runs: Sequence[Mapping[str, Any]]) -
             got=", ".join(other),
             fix="The dataset was changed meanwhile: begin another audit.",
         )
+
+
+def _refuse_missing_maps(runs: Sequence[Mapping[str, Any]], scored: Sequence[ScoredRun]) -> None:
+    """Label maps that are not there would count as the same in all runs."""
+    for run, scores in zip(runs, scored, strict=True):
+        other = sorted(set(run["cases"]) ^ set(scores.rows))
+        if other:
+            raise RunError(
+                "the label maps of a run are not those of the cases that were scored",
+                where=scores.path / "test",
+                got=", ".join(other),
+                fix="Remove the folder and repeat the command: it is predicted and scored anew.",
+            )
+
+
+def _warnings(cells: Sequence[Cell], scored: Sequence[ScoredRun]) -> list[dict[str, Any]]:
+    found: dict[str, list[str]] = {}
+    for cell, run in zip(cells, scored, strict=True):
+        for warning in run.summary.get("warnings", []):
+            found.setdefault(warning["text"], []).append(cell.name)
+    return [{"text": text, "runs": runs} for text, runs in found.items()]
 
 
 def _time_ratio(setups: Mapping[str, Mapping[str, Any]]) -> float | None:

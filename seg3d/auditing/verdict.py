@@ -29,6 +29,10 @@ def _of_setup(setup: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> st
     dice, over = of["scores"]["mean"]["Dice"], _over(found)
     if _is_one(of):
         return f"{runs} {setup} runs gave the same bits (Dice {_number(dice['mean'])}, SD 0{over})"
+    place = of.get("parts_at")
+    if of["distinct_weights"] == of["distinct_predictions"] == 1 and place is not None:
+        text = f"{runs} {setup} runs gave the same weights and predictions, but part in epoch {place['epoch'] + 1}"
+        return f"NOT REPRODUCIBLE: {text}" if _must_be_one(setup, found) else text
     seeds = ", each with its own seed," if found["vary"] == "seed" and setup != "random" else ""
     text = (
         f"{runs} {setup} runs{seeds} gave {of['distinct_weights']} different networks and "
@@ -36,9 +40,7 @@ def _of_setup(setup: str, of: Mapping[str, Any], found: Mapping[str, Any]) -> st
         f"{_number(dice['mean'])}, SD {_number(dice['sd'])}, from {_number(dice['low'])} to {_number(dice['high'])}"
         f"{over}"
     )
-    if setup == "deterministic" and found["vary"] == "nothing":
-        return f"NOT REPRODUCIBLE: {text}"
-    return text
+    return f"NOT REPRODUCIBLE: {text}" if _must_be_one(setup, found) else text
 
 
 def _over(found: Mapping[str, Any]) -> str:
@@ -48,7 +50,13 @@ def _over(found: Mapping[str, Any]) -> str:
 
 
 def _is_one(of: Mapping[str, Any]) -> bool:
-    return bool(of["distinct_weights"] == 1 and of["distinct_predictions"] == 1)
+    """Whether steps, weights and predictions are the same in all runs."""
+    same = of["distinct_weights"] == 1 and of["distinct_predictions"] == 1
+    return bool(same and of.get("parts_at") is None)
+
+
+def _must_be_one(setup: str, found: Mapping[str, Any]) -> bool:
+    return setup == "deterministic" and found["vary"] == "nothing"
 
 
 def _number(value: float | None) -> str:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from seg3d.atomic import atomic_path
 from seg3d.keyed import keyed
 from seg3d.reporting.figures import save_png
-from seg3d.reporting.panels import OKABE_ITO, PLANES, draw_slice, window_of
+from seg3d.reporting.panels import OKABE_ITO, cut, draw_slice, planes_of, window_of
 from seg3d.volume import Spacing
 
 # fixed by name, so that a set-up has its colour in every report
 COLOURS = {"random": OKABE_ITO[5], "seeded": OKABE_ITO[1], "deterministic": OKABE_ITO[2]}
-_AXIAL = PLANES[0]
+_SIDES = {"R": "; patient right on the left", "A": "; patient front on the left"}
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def score_figure(found: Mapping[str, Any]) -> Figure:
             values = {setup: of["scores"][label][score]["values"] for setup, of in found["setups"].items()}
             _draw_boxes(axes, values)
             counted = "" if whole else f"\n{found['scored_cases'][label]} of {cases} cases"
-            axes.set_title(f"{name}: {score}{counted}", fontsize=10)
+            axes.set_title(f"{name}: {score}{counted}", fontsize=10, parse_math=False)
         over = f"{cases} test cases" if whole else "cases with a score in every run"
         row[0].set_ylabel(f"{score}, mean over {over}")
     return figure
@@ -85,8 +85,11 @@ def disagreement_figure(
     spacing_mm: Spacing,
     case: str,
     window: tuple[float, float] | None = None,
+    picture: bool = False,
 ) -> Figure:
-    """The axial slice on which most voxels are in dispute, for each set-up: share of runs that differ from most.
+    """The slice on which most voxels are in dispute, for each set-up: share of runs that differ from most.
+
+    It is axial, unless the volume is a single slice or a plain picture; without any dispute it is the middle one.
 
     Args:
         image: ``(x, y, z)`` in RAS+ order.
@@ -94,19 +97,29 @@ def disagreement_figure(
         spacing_mm: Of the voxels.
         case: Its name.
         window: Grey values drawn black and white.
+        picture: It is a plain picture, drawn as it is stored.
     """
-    disputed = sum(np.count_nonzero(share, axis=(0, 1)) for share in shares.values())
-    index = int(np.argmax(disputed))
+    plane = planes_of(image.shape, picture)[0]
+    sides = tuple(axis for axis in range(3) if axis != plane.normal)
+    disputed = np.sum([np.count_nonzero(share, axis=sides) for share in shares.values()], axis=0)
+    index = int(np.argmax(disputed)) if disputed.any() else len(disputed) // 2
+    top = max(0.5, *(float(share.max()) for share in shares.values()))  # of three labels two may be outvoted
     figure = Figure(figsize=(3.4 * len(shares) + 0.9, 4.0), layout="constrained")
     panels = figure.subplots(1, len(shares), squeeze=False)[0]
     for axes, (setup, share) in zip(panels, shares.items(), strict=True):
-        draw_slice(axes, _AXIAL, index, image, spacing_mm, window or window_of(image))
-        picture = share[:, :, index].T
-        extent = (0, image.shape[0] * spacing_mm[0], 0, image.shape[1] * spacing_mm[1])
-        axes.imshow(np.ma.masked_equal(picture, 0), cmap="inferno", vmin=0, vmax=0.5, origin="lower", extent=extent)
-        axes.set_title(f"{setup}: {np.count_nonzero(share)} voxels", fontsize=10)
+        draw_slice(axes, plane, index, image, spacing_mm, window or window_of(image))
+        shown = cut(share, plane, index)
+        width, height = (image.shape[axis] * spacing_mm[axis] for axis in (plane.across, plane.up))
+        axes.imshow(
+            np.ma.masked_equal(shown, 0), cmap="inferno", vmin=0, vmax=top, origin="lower",
+            extent=(0, width, 0, height), interpolation="nearest",
+        )  # fmt: skip
+        counts = [np.count_nonzero(part) for part in (shown, share)]
+        words = f"{counts[1]} pixels" if picture else f"{counts[0]} voxels, {counts[1]} in the case"
+        axes.set_title(f"{setup}: {words}", fontsize=9)
     figure.colorbar(panels[0].images[-1], ax=list(panels), shrink=0.8, label="share of runs that differ from most")
-    figure.suptitle(f"{case}, axial slice {index + 1} of {image.shape[2]}; patient right on the left", fontsize=9)
+    place = "" if picture else f", {plane.name} slice {index + 1} of {image.shape[plane.normal]}{_SIDES[plane.left]}"
+    figure.suptitle(f"{case}{place}", fontsize=9, parse_math=False)
     return figure
 
 

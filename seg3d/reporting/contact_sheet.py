@@ -106,7 +106,8 @@ def _page(page: Sequence[Thumbnail], number_of: int, pages: int, cases: int, wor
     title = f"{span} by Dice, worst first" if any(one.compared for one in page) else span
     write_text(image, (_GAP, 10), fit_text(title, width, 16, bold=True), 16, bold=True)
     used = font(16, bold=True).getlength(title) + 20
-    view = fit_text(f"{page[0].view}around what is marked", int(width - used), 12)
+    one_view = len({one.view for one in page}) == 1  # not where a single slice lies in another plane
+    view = fit_text(f"{page[0].view if one_view else ''}around what is marked", int(width - used), 12)
     write_text(image, (image.width - _GAP, 13), view, 12, anchor="ra", colour=FAINT)
     entries = [(COLOURS[value], words[value]) for value in (CORRECT, WRONG, MISSED)]
     if not all(one.compared for one in page):

@@ -23,12 +23,14 @@ from scipy import ndimage
 
 from seg3d.atomic import atomic_path
 from seg3d.reporting.panels import Plane, best_slice, colour_of, draw_contours, draw_slice, planes_of, window_of
+from seg3d.reporting.raster import font
 from seg3d.volume import Grid, Spacing, Volume
 
 DPI = 130
 PANEL_INCHES = 3.1
 SINGLE_INCHES = 4.4  # of cases that have one panel each
 _ABOVE_PANEL, _BELOW_PANEL = 0.28, 0.27  # inches for title and place
+_KEY_POINTS, _KEY_LETTERS = 8, 40  # of the names in a legend: size, and letters at most
 CONVENTION = "radiological view: patient right is on the left of axial and coronal pictures"
 
 
@@ -193,9 +195,12 @@ def rows_figure(rows: Sequence[tuple[str, FigureCase]], footer: str = "") -> Fig
         cells = [[cell for row in cells for cell in row]]
     columns, width = max(map(len, cells)), SINGLE_INCHES if single else PANEL_INCHES
     heights = [_panel_height(row, width, 2.0 if single else 1.15) for row in cells]
-    below = 0.55 + 0.17 * len(footer.splitlines())
-    total = sum(heights) + _ABOVE_PANEL * len(cells) + _BELOW_PANEL * len(cells) + 0.3 + below
     across = width * columns + 0.3
+    keys = _legend_keys(rows)
+    abreast = _keys_abreast([str(key.get_label()) for key in keys], across)
+    lines = max(1, math.ceil(len(keys) / abreast))
+    below = 0.55 + 0.17 * (lines - 1 + len(footer.splitlines()))
+    total = sum(heights) + _ABOVE_PANEL * len(cells) + _BELOW_PANEL * len(cells) + 0.3 + below
     figure = Figure(figsize=(across, total), layout=None)
     top = total - 0.3
     for row, height in zip(cells, heights, strict=True):
@@ -207,15 +212,23 @@ def rows_figure(rows: Sequence[tuple[str, FigureCase]], footer: str = "") -> Fig
             _draw_panel(axes, case, plane)
             axes.set_anchor("NW" if single else "N")
             if column == 0 or single:
-                axes.set_title(_title(role, case, 34 if single else 60), loc="left", fontsize=10, fontweight="bold")
+                title = _title(role, case, 34 if single else 60)
+                axes.set_title(title, loc="left", fontsize=10, fontweight="bold", parse_math=False)
         top -= height + _BELOW_PANEL
     if not all(case.picture for _, case in rows):
         # beside one panel there is no room for the whole sentence
-        words = CONVENTION if columns > 1 else "patient right is on the left"
+        sides = {"R": "right", "A": "front"}
+        words = CONVENTION if columns > 1 else f"patient {sides[cells[0][0][2].left]} is on the left"
         figure.suptitle(words, fontsize=9, x=0.985, y=1 - 0.08 / total, ha="right", va="top", color="0.35")
     if footer:
         figure.text(0.015, 0.08 / total, footer, family="monospace", fontsize=7.5, va="bottom")
-    _legend(figure, rows, (below - 0.12) / total)
+    if keys:
+        legend = figure.legend(
+            handles=keys, loc="upper center", bbox_to_anchor=(0.5, (below - 0.12) / total), ncols=abreast,
+            fontsize=_KEY_POINTS, frameon=False, borderaxespad=0,
+        )  # fmt: skip
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name with dollar signs is no formula
     return figure
 
 
@@ -249,20 +262,25 @@ def _title(role: str, case: FigureCase, length: int) -> str:
     return f"{role + ': ' if role else ''}{shortened(case.name, length - len(role))}{known}{missing}"
 
 
-def _legend(figure: Figure, rows: Sequence[tuple[str, FigureCase]], y: float) -> None:
+def _legend_keys(rows: Sequence[tuple[str, FigureCase]]) -> list[Line2D]:
     names = {value: name for _, case in rows for value, name in case.label_names.items()}
-    handles = [Line2D([], [], color=colour_of(value), linewidth=5, label=names[value]) for value in sorted(names)]
+    keys = [
+        Line2D([], [], color=colour_of(value), linewidth=5, label=shortened(names[value], _KEY_LETTERS))
+        for value in sorted(names)
+    ]
     if any(case.reference is not None for _, case in rows):
-        handles.append(Line2D([], [], color="0.3", linewidth=1.6, label="reference (solid)"))
+        keys.append(Line2D([], [], color="0.3", linewidth=1.6, label="reference (solid)"))
     if any(case.prediction is not None for _, case in rows):
-        handles.append(
-            Line2D([], [], color="0.3", linewidth=1.4, linestyle=(0, (2.2, 1.4)), label="prediction (dashed)")
-        )
-    if handles:
-        figure.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncols=min(6, len(handles)),
-            fontsize=8, frameon=False, borderaxespad=0,
-        )  # fmt: skip
+        keys.append(Line2D([], [], color="0.3", linewidth=1.4, linestyle=(0, (2.2, 1.4)), label="prediction (dashed)"))
+    return keys
+
+
+def _keys_abreast(names: Sequence[str], across: float) -> int:
+    """How many keys of a legend fit beside each other into a figure of that many inches, six at most."""
+    widest = max((font(10 * _KEY_POINTS).getlength(name) / 720 for name in names), default=0.0)
+    # matplotlib draws a handle of 2 letters' height, a pad of 0.8 to its words and 2 to the next column
+    handle, gap = 2.8 * _KEY_POINTS / 72, 2 * _KEY_POINTS / 72
+    return max(1, min(6, len(names), int((across - 0.2 + gap) / (handle + widest + gap))))
 
 
 def canonical(volume: Volume) -> tuple[Volume, str]:

@@ -85,7 +85,8 @@ def load_case(
         window: Grey values drawn black and white; percentiles of the image where ``None``.
 
     Raises:
-        DataError: A file is broken, its maps have another size than its image, or grey levels that nothing declares.
+        DataError: A file is broken, its maps lie on another grid than its image, or have grey levels that nothing
+            declares.
     """
     picture = read_header(files.image).format == "picture"
     scan = read_volume(files.image)
@@ -130,6 +131,13 @@ def _labels(path: Path | None, image: Volume, declared: Collection[int | None]) 
             where=path,
             got=labels.grid.shape,
             expected=image.grid.shape,
+        )
+    if not labels.grid.same_as(image.grid):  # of one size, it would be drawn where it is not
+        raise DataError(
+            "the label map lies elsewhere than its image",
+            where=path,
+            got=labels.grid.affine.round(3).tolist(),
+            expected=image.grid.affine.round(3).tolist(),
         )
     data: NDArray[Any] = labels.data[0]
     return data

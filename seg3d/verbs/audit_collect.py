@@ -11,10 +11,11 @@ from seg3d.auditing.gather import disagreement_of, gather, maps_of_case, write_r
 from seg3d.auditing.plan import AuditFolder, AuditPlan
 from seg3d.build.dataset import build_dataset
 from seg3d.config import Config
-from seg3d.io import read_header, read_volume
+from seg3d.io import is_picture, read_header, read_volume
 from seg3d.reporting.audit_figures import disagreement_figure, layer_figure, save_figure, score_figure
 from seg3d.reporting.audit_report import write_audit_report
 from seg3d.reporting.figures import canonical
+from seg3d.reporting.loading import one_channel
 from seg3d.training.run_folder import read_json
 from seg3d.verbs.region_scores import all_rows
 from seg3d.volume import Volume
@@ -59,19 +60,21 @@ def _disagreement(folder: AuditFolder, plan: AuditPlan, case_id: str) -> Any:
     config = Config.model_validate(plan.config)
     case = next(case for case in build_dataset(config).cases if case.case_id == case_id)
     scan = read_volume(case.images[0])
-    image, _ = canonical(Volume(scan.data[:1], scan.grid))
+    picture = is_picture(case.images[0])
+    image, _ = canonical(Volume(one_channel(scan.data, picture), scan.grid))
     shares = {}
     for setup in plan.setups:
         paths = maps_of_case(folder, setup, case_id)
         share = disagreement_of(paths)
         shares[setup] = canonical(Volume(share[np.newaxis], read_header(paths[0]).grid))[0].data[0]
-    return disagreement_figure(image.data[0], shares, image.grid.spacing_mm, case_id)
+    return disagreement_figure(image.data[0], shares, image.grid.spacing_mm, case_id, picture=picture)
 
 
 def _command(plan: AuditPlan) -> str:
     vary = " --vary seed" if plan.vary == "seed" else ""
-    return (
-        f"seg3d audit CONFIG --runs {plan.runs} --setups {','.join(plan.setups)}{vary}   # CONFIG: config.yaml of a run"
+    return (  # a run's own config has another seed where it is random, or where seeds vary
+        f"seg3d audit CONFIG seed={plan.seed} --runs {plan.runs} --setups {','.join(plan.setups)}{vary}"
+        "   # CONFIG: config.yaml of a run"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.atomic import publish, remove_leftovers, temporary_name, write_json
+from seg3d.cases import Region
 from seg3d.errors import ConfigError, DataError
 from seg3d.reporting.contact_sheet import Thumbnail, contact_sheets, thumbnail_of
 from seg3d.reporting.figures import FigureCase, case_figure, worst_median_best, worst_median_best_figure
@@ -20,12 +22,20 @@ from seg3d.reporting.outcome_figure import outcome_figure
 from seg3d.reporting.panels import PLANES, Plane
 from seg3d.reporting.raster import save_pixels
 from seg3d.reporting.sweep import KINDS, has_sweep, save_gif, save_mp4
-from seg3d.verbs.figure_cases import LabelNames, gather_cases, refuse_misfits, refuse_overwriting_inputs
+from seg3d.verbs.figure_cases import (
+    LabelNames,
+    gather_cases,
+    names_that_differ,
+    refuse_misfits,
+    refuse_overwriting_inputs,
+)
+from seg3d.verbs.region_scores import drawn_as_shown, shown_names, unseen_names
 
 CLAIMS = "figures.json"
 MOVIES: Mapping[str, tuple[str, ...]] = {"gif": ("gif",), "mp4": ("mp4",), "both": KINDS, "none": ()}
 _BY_NAME = {plane.name: plane for plane in PLANES}
 _SHEET = re.compile(r"(worst_median_best|cases(_[0-9]+)?)\.png")
+_OF_CASE = re.compile(r"(overlay|outcome|sweep)/[^/]+\.(png|gif|mp4)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +69,8 @@ def figure(
 
     ``overlay/CASE.png`` has contours (reference solid, prediction dashed), ``outcome/CASE.png`` true positives, false
     positives and false negatives in colour, ``sweep/CASE.gif`` and ``.mp4`` go through the slices;
-    ``worst_median_best.png`` and ``cases.png`` show all cases by Dice. Either all of them are written or none.
+    ``worst_median_best.png`` and ``cases.png`` show all cases by Dice. Either all of them are written or none. Figures
+    of an earlier call into the folder go, so that all that are there are of one.
 
     Args:
         predictions: A label map or a folder of them.
@@ -84,6 +95,10 @@ def figure(
     refuse_overwriting_inputs([found, *sources], target)
     files, meanings = gather_cases(found, sources[0], sources[1] if len(sources) == 2 else None, cases)
     refuse_misfits(files)
+    for line in names_that_differ(found, meanings):
+        tell(f"NOTE: {line}")
+    for name in unseen_names(meanings.names or {}, meanings.regions):
+        tell(f"NOTE: {name} is not drawn, because it is in no region")
     with _staged(target) as draft:
         drawn = []
         for number, one in enumerate(files, start=1):
@@ -128,14 +143,24 @@ def _staged(target: Path) -> Iterator[Path]:
         yield draft
         files = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         target.mkdir(exist_ok=True)
-        for old in target.glob("*.png"):
-            if _is_sheet(old.name):  # pages of an earlier call that had more cases
-                old.unlink()
+        for old in _earlier_figures(target):
+            old.unlink(missing_ok=True)
         for name in files:
             (target / name).parent.mkdir(exist_ok=True)
             publish(draft / name, target / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _earlier_figures(target: Path) -> list[Path]:
+    """Figures of an earlier call, which may have had other predictions, more cases or a reference."""
+    sheets = [path for path in target.glob("*.png") if _is_sheet(path.name)]
+    try:
+        cases = json.loads((target / CLAIMS).read_text(encoding="utf-8"))["cases"]
+        listed = [str(name) for case in cases for name in case["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return sheets  # no earlier call, or somebody else's file
+    return sheets + [target / name for name in listed if _OF_CASE.fullmatch(name)]
 
 
 def _is_sheet(name: str) -> bool:
@@ -187,7 +212,17 @@ def _load(files: CaseFiles, labels: LabelNames, window: tuple[float, float] | No
             expected=dict(case.label_names),
             fix="Compare with the reference that the labels belong to.",
         )
-    return case
+    return _as_scored(case, labels.regions) if labels.regions else case
+
+
+def _as_scored(case: FigureCase, regions: Sequence[Region]) -> FigureCase:
+    """The case with labels that the network does not tell apart as one, as ``seg3d evaluate`` scores them."""
+    reference, prediction = (
+        None if labels is None else drawn_as_shown(labels, regions, case.label_names)
+        for labels in (case.reference, case.prediction)
+    )
+    names = shown_names(case.label_names, regions)
+    return replace(case, reference=reference, prediction=prediction, label_names=names)
 
 
 def _draw_sheets(drawn: Sequence[_Drawn], labels: LabelNames, folder: Path, window: tuple[float, float] | None) -> None:

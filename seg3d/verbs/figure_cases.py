@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.build.dataset import build_dataset, foreground
-from seg3d.cases import Dataset, read_dataset
+from seg3d.cases import Dataset, Region, read_dataset
 from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
 from seg3d.io import SUFFIXES, image_stem, read_header
 from seg3d.reporting.loading import CaseFiles, images_of
 from seg3d.verbs.manifest import read_manifest
+from seg3d.verbs.meaning import refuse_contradiction
 
 
 @dataclass(frozen=True)
 class LabelNames:
-    """What label values mean; ``names`` is ``None`` where nothing declares them."""
+    """What label values mean; ``names`` is ``None`` where nothing declares them, ``regions`` is what was predicted."""
 
     names: Mapping[int, str] | None
     ignore_label: int | None
+    regions: tuple[Region, ...] = ()
 
 
 def gather_cases(
@@ -30,7 +32,7 @@ def gather_cases(
 
     Raises:
         FaultsError: Cases lack a partner.
-        DataError: There is nothing to draw.
+        DataError: There is nothing to draw, or dataset and predictions give a label different values.
     """
     predicted = _predictions(predictions, cases)
     single = predictions.is_file()
@@ -104,15 +106,30 @@ def _references(
 
 
 def _meanings(predictions: Path, dataset: Dataset | None) -> LabelNames:
-    """As the dataset or the predictions say."""
+    """As the dataset or the predictions say, in the order in which ``seg3d evaluate`` asks them."""
+    manifest = read_manifest(predictions)
+    regions = (dataset.regions if dataset is not None else ()) or tuple(
+        map(Region.from_dict, manifest.get("regions", []))
+    )
     if dataset is not None and dataset.labels:
+        refuse_contradiction(manifest.get("labels", {}), dataset.labels)
         labels, ignore_label = dataset.labels, dataset.ignore_label
-    else:
-        manifest = read_manifest(predictions)
-        if not manifest:
-            return LabelNames(None, None)
+    elif manifest:
         labels, ignore_label = manifest["labels"], manifest["ignore_label"]
-    return LabelNames({value: name for name, value in foreground(labels, ignore_label).items()}, ignore_label)
+    else:
+        return LabelNames(None, None)
+    return LabelNames({value: name for name, value in foreground(labels, ignore_label).items()}, ignore_label, regions)
+
+
+def names_that_differ(predictions: Path, meanings: LabelNames) -> list[str]:
+    """Values that the record of the predictions calls by another name than the figures do."""
+    predicted = {value: name for name, value in read_manifest(predictions).get("labels", {}).items()}
+    names = meanings.names or {}
+    return [
+        f"{value} is {predicted[value]} in the predictions' record and {name} in the dataset, as it is drawn"
+        for value, name in sorted(names.items())
+        if predicted.get(value, name) != name
+    ]
 
 
 def refuse_misfits(files: Sequence[CaseFiles]) -> None:

@@ -43,7 +43,7 @@ def meaning_of(manifest: Mapping[str, Any], references: References, pairs: Mappi
     regions = references.regions or tuple(map(Region.from_dict, manifest.get("regions", [])))
     labels, ignore_label = references.labels, references.ignore_label
     if labels and manifest:
-        _refuse_contradiction(manifest["labels"], labels)
+        refuse_contradiction(manifest["labels"], labels)
     if not labels and manifest:
         labels, ignore_label = manifest["labels"], manifest["ignore_label"]
     if labels:
@@ -58,7 +58,12 @@ def meaning_of(manifest: Mapping[str, Any], references: References, pairs: Mappi
     return Meaning({value: f"label {value}" for value in sorted(values - {0})}, regions=regions, declared=False)
 
 
-def _refuse_contradiction(predicted: Mapping[str, int], declared: Mapping[str, int]) -> None:
+def refuse_contradiction(predicted: Mapping[str, int], declared: Mapping[str, int]) -> None:
+    """Raise where a label of one name has two values.
+
+    Raises:
+        DataError: It has.
+    """
     contradicting = [name for name in declared if predicted.get(name, declared[name]) != declared[name]]
     if contradicting:
         raise DataError(

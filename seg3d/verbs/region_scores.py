@@ -42,6 +42,19 @@ def as_shown(label: NDArray[Any], regions: Sequence[Region]) -> NDArray[Any]:
     return found
 
 
+def unseen_names(names: Mapping[int, str], regions: Sequence[Region]) -> list[str]:
+    """Labels that are in none of the regions, which nothing predicts or scores."""
+    shown = shown_values(regions)
+    return [name for value, name in sorted(names.items()) if regions and value not in shown]
+
+
+def drawn_as_shown(label: NDArray[Any], regions: Sequence[Region], names: Mapping[int, str]) -> NDArray[Any]:
+    """As :func:`as_shown`; labels of ``names`` in no region are background."""
+    shown = shown_values(regions)
+    unseen = [value for value in names if value not in shown]
+    return as_shown(np.where(np.isin(label, unseen), 0, label).astype(label.dtype), regions) if regions else label
+
+
 def known_probabilities(found: Mapping[str, Path] | None, regions: Sequence[Region]) -> dict[str, Path] | None:
     """Probability maps by name, those of regions that are just what one label shows under that label's value, too."""
     if found is None:

@@ -11,14 +11,15 @@ from typing import Any
 from seg3d.atomic import append_line
 from seg3d.build.dataset import build_dataset
 from seg3d.config import load_config
+from seg3d.digest import sha256_file
 from seg3d.errors import ConfigError, DataError, Seg3dError
 from seg3d.reporting.loading import images_of
 from seg3d.reporting.run_report.page import Scored, write_run_report
-from seg3d.reporting.run_report.scores import Evaluation, read_evaluation
+from seg3d.reporting.run_report.scores import Evaluation
 from seg3d.training.checkpoints import list_checkpoints
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
-from seg3d.verbs.evaluations import last_evaluation
+from seg3d.verbs.evaluations import evaluation_in, last_evaluation, overwritten_scores
 from seg3d.verbs.manifest import SEVERAL_MODELS, read_manifest
 
 
@@ -51,11 +52,11 @@ def report(
         raise ConfigError("a report is an HTML file", where="--output", got=target, expected="FILE.html")
     if images is not None and not Path(images).is_dir():
         raise DataError("the folder of scans does not exist", where="--images", got=images)
-    evaluation = read_evaluation(Path(scores)) if scores is not None else last_evaluation(folder)
+    evaluation = last_evaluation(folder) if scores is None else evaluation_in(folder, Path(scores))
     scored = (
         None if evaluation is None else _with_pictures(folder, evaluation, None if images is None else Path(images))
     )
-    return write_run_report(folder, target, scored)
+    return write_run_report(folder, target, scored, () if scores is not None else overwritten_scores(folder))
 
 
 def draw_report(folder: RunFolder, tell: Callable[[str], None]) -> bool:
@@ -94,7 +95,7 @@ def report_scores(
         return
     try:
         place = os.path.relpath(summary.resolve(), folder.path.resolve())
-        record = {"summary": place, "weights": manifest.get("weights")}
+        record = {"summary": place, "sha256": sha256_file(summary), "weights": manifest.get("weights")}
         append_line(folder.evaluations, json.dumps(record, sort_keys=True))
     except OSError as error:  # perhaps a run that others keep
         tell(f"NOTE: the run does not learn of its scores: {error}")

@@ -7,20 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.atomic import write_text
-from seg3d.cases import refuse_grey_levels
+from seg3d.cases import Region, refuse_grey_levels
 from seg3d.errors import ConfigError, DataError
 from seg3d.io import image_stem, read_header, read_label_map, read_volume
 from seg3d.reporting.viewer import viewer_page
 from seg3d.verbs.manifest import read_manifest
+from seg3d.verbs.region_scores import drawn_as_shown, shown_names, unseen_names
 from seg3d.volume import Volume
 
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What label values mean; ``names`` is ``None`` where nothing declares them."""
+    """What label values mean; ``names`` is ``None`` where nothing declares them, ``regions`` is what was predicted."""
 
     names: Mapping[int, str] | None
     ignore_label: int | None
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def shown(self) -> Mapping[int, str] | None:
+        """Names of the labels that the predictions can tell apart."""
+        return None if self.names is None else shown_names(self.names, self.regions)
 
 
 def view(
@@ -63,13 +70,16 @@ def view(
     page = viewer_page(
         image_stem(files["image"]),
         scan,
-        labels=_labels(files.get("reference"), meaning),
-        prediction=_labels(files.get("prediction"), meaning),
+        labels=_labels(files.get("reference"), meaning, meaning.ignore_label),
+        prediction=_labels(files.get("prediction"), meaning, None),  # which never holds the ignored label
         uncertainty=read_volume(files["uncertainty"]) if "uncertainty" in files else None,
-        names=meaning.names,
+        names=meaning.shown,
         picture=picture,
         ignore_label=meaning.ignore_label,
-        notes=[f"{what.capitalize()}: {path.name}" for what, path in files.items()],
+        notes=[
+            *(f"{what.capitalize()}: {path.name}" for what, path in files.items()),
+            *(f"Not shown, as in no region: {name}" for name in unseen_names(meaning.names or {}, meaning.regions)),
+        ],
     )
     write_text(target, page)
     return target
@@ -79,13 +89,16 @@ def parse_names(words: Sequence[str]) -> dict[int, str] | None:
     """``{1: "liver"}`` of ``["1=liver"]``; ``None`` of nothing.
 
     Raises:
-        ConfigError: A word is not of the form ``VALUE=NAME``.
+        ConfigError: A word is not of the form ``VALUE=NAME``, or a value is the background's or named twice.
     """
     found: dict[int, str] = {}
     for word in words:
         value, equals, name = word.partition("=")
-        if not equals or not value.strip().isdigit() or not name.strip():
+        if not equals or not value.strip().isdecimal() or not name.strip():
             raise ConfigError("a label's name cannot be read", where="--name", got=word, expected="such as 1=liver")
+        if int(value) == 0 or int(value) in found:
+            what = "0 is the background" if int(value) == 0 else "a label has two names"
+            raise ConfigError(what, where="--name", got=word, expected="a value from 1 on, once")
         found[int(value)] = name.strip()
     return found or None
 
@@ -96,17 +109,19 @@ def _meaning(files: Mapping[str, Path], names: Mapping[int, str] | None, ignore_
         return _Meaning(names, ignore_label)
     ignored = manifest["ignore_label"] if ignore_label is None else ignore_label
     labels = {value: name for name, value in manifest["labels"].items() if isinstance(value, int)}
-    return _Meaning({value: name for value, name in labels.items() if value not in (0, ignored)}, ignored)
+    regions = tuple(map(Region.from_dict, manifest.get("regions", [])))
+    return _Meaning({value: name for value, name in labels.items() if value not in (0, ignored)}, ignored, regions)
 
 
-def _labels(path: Path | None, meaning: _Meaning) -> Volume | None:
+def _labels(path: Path | None, meaning: _Meaning, ignore_label: int | None) -> Volume | None:
+    """A label map in which labels that are not told apart are one, as ``seg3d evaluate`` scores them."""
     if path is None:
         return None
-    known = () if meaning.names is None else (0, *meaning.names, meaning.ignore_label)
-    found = read_label_map(path, known)
-    if not known:
-        refuse_grey_levels(found.data, path)
-    return found
+    names = meaning.names
+    found = read_label_map(path, (0, *(names or ()), ignore_label))
+    if names is None:
+        refuse_grey_levels(found.data * (found.data != ignore_label), path)
+    return Volume(drawn_as_shown(found.data, meaning.regions, names or {}), found.grid)
 
 
 def _refuse_output(target: Path) -> None:

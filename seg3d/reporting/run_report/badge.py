@@ -71,14 +71,17 @@ def badge_of(pieces: Pieces) -> Badge:
 def _verdict(pieces: Pieces) -> tuple[str, str, str]:
     if _tampered(pieces):
         return "bad", "records do not fit", "The run's own records contradict each other; see the warnings."
-    hashes = {record.get("hash") for record in pieces.trace}
+    hashes = {record["hash"] for record in pieces.trace if "hash" in record}
     valid = [record for record in pieces.verified if record.get("trace_sha256") in hashes]
     if not valid:
         earlier = " It was before it went on." if pieces.verified else ""
         return "plain", "not verified", f"Nobody has computed this run again yet.{earlier}"
-    if not valid[-1]["identical"]:
+    failed = [number for number, record in enumerate(valid) if not record["identical"]]
+    since = valid[failed[-1] + 1 :] if failed else valid
+    epochs = max((record["epochs"] for record in since), default=0)
+    # fewer epochs than those that were not the same prove nothing of them
+    if failed and (not since or epochs < valid[failed[-1]]["epochs"]):
         return "bad", "NOT identical", "Computed again it did not have the same bits."
-    epochs = max(record["epochs"] for record in valid if record["identical"])
     total = pieces.epochs_done
     if pieces.ended and epochs >= total:
         return "good", "verified", f"Computed again, all {total} epochs had the same bits."

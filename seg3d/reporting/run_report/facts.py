@@ -58,7 +58,7 @@ def environment_facts(environment: Mapping[str, Any]) -> Facts:
 def _steps(pieces: Pieces) -> str:
     """Steps of the optimiser; where no epoch has ended, batches."""
     last = pieces.rows[-1].get("step") if pieces.rows else None
-    return f"{last:g}" if last is not None and pieces.ended else str(len(pieces.losses))
+    return f"{last:.0f}" if last is not None and pieces.ended else str(len(pieces.losses))
 
 
 def _commit(code: Mapping[str, Any]) -> str:

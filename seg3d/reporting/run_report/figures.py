@@ -22,7 +22,8 @@ from seg3d.reporting.run_report.scores import Evaluation
 _SIZE = (5.6, 5.2)  # inches: narrow, so that its words are legible on a phone
 _STEPS_DRAWN, _FEW_STEPS = 5000, 60
 _PREFIX = "val_dice_"
-_LISTED = 6  # labels that have a line of their own
+# of the labels that have a line of their own; without that of their mean
+_LINES = (*OKABE_ITO[1:5], OKABE_ITO[6], OKABE_ITO[0])
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,9 @@ def _draw_labels(axes: Axes, rows: Sequence[Row]) -> None:
     keys = [key for key in (rows[0] if rows else {}) if key.startswith(_PREFIX)]
     if len(keys) < 2:
         return
-    for number, key in enumerate(keys[:_LISTED]):
+    for key, colour in zip(keys, _LINES, strict=False):
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
         name = key.removeprefix(_PREFIX)
-        colour = OKABE_ITO[(number + 1) % len(OKABE_ITO)]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.9, marker=".", zorder=1, label=_plain(name))
     if axes.lines:  # a training without any validation has none

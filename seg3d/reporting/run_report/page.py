@@ -26,7 +26,7 @@ from seg3d.reporting.run_report.facts import environment_facts, run_facts
 from seg3d.reporting.run_report.figures import Sheet, curves_png, sheet_png
 from seg3d.reporting.run_report.pieces import Pieces, read_pieces
 from seg3d.reporting.run_report.remarks import remarks_of
-from seg3d.reporting.run_report.scores import Evaluation, columns_of, lines_of, part_counts
+from seg3d.reporting.run_report.scores import LEARNT_FROM, Evaluation, columns_of, lines_of, part_counts
 from seg3d.training.run_folder import RunFolder
 
 _PACKAGE = "seg3d.reporting.run_report"
@@ -50,13 +50,16 @@ class Scored:
     fault: str = ""
 
 
-def write_run_report(folder: RunFolder, output: Path, scored: Scored | None = None) -> Path:
+def write_run_report(
+    folder: RunFolder, output: Path, scored: Scored | None = None, warnings: Sequence[str] = ()
+) -> Path:
     """The page written at ``output``; the run's own page has its curves beside it, in the folder of figures.
 
     Args:
         folder: A run; one that was stopped, or lacks documents, has a page that says so.
         output: Where the page goes. Pages of cases in the folder ``viewer`` beside it are linked.
         scored: Its scores, if there are any.
+        warnings: What else to tell.
 
     Raises:
         RunError: There is no ``run.json``.
@@ -76,7 +79,7 @@ def write_run_report(folder: RunFolder, output: Path, scored: Scored | None = No
         "badge": badge_of(pieces),
         "facts": run_facts(pieces),
         "computed_with": environment_facts(pieces.environment),
-        "remarks": remarks_of(pieces, evaluation),
+        "remarks": remarks_of(pieces, evaluation, warnings),
         "curves": _data_uri(curves),
         "sheet": _data_uri(sheet.png if sheet else None),
         "sheet_inches": f"{sheet.inches:.1f}" if sheet else "",
@@ -118,11 +121,14 @@ def _template() -> Template:
 def _scores(pieces: Pieces, evaluation: Evaluation | None, output: Path) -> dict[str, Any]:
     if evaluation is None:
         return {"evaluation": None}
+    parts = part_counts(evaluation, pieces.splits)
+    learnt = pieces.data.get("shared_images") or any(w["kind"] in LEARNT_FROM for w in evaluation.warnings)
     return {
         "evaluation": evaluation,
         "columns": columns_of(evaluation),
         "lines": lines_of(evaluation, pieces.splits, viewer_links(evaluation.cases, output)),
-        "parts": part_counts(evaluation, pieces.splits),
+        "parts": parts,
+        "untouched": list(parts) == ["test"] and not learnt,
         "worst": [(case, score) for case, score in evaluation.ranking if score is not None][:_WORST],
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seg3d.reporting.run_report.pieces import Pieces
-from seg3d.reporting.run_report.scores import OTHER, PARTS, Evaluation, part_counts
+from seg3d.reporting.run_report.scores import LEARNT_FROM, OTHER, PARTS, Evaluation, part_counts
 from seg3d.training.checkpoints import list_checkpoints
 
 LEVELS = {"bad": "failure", "warn": "warning", "note": "note"}
@@ -16,7 +16,6 @@ _FEW_CASES = 10
 _MOVED_OUT_SLACK = 0.1  # of the patches of a class, that augmentation leaves without it
 _SHARE_SLACK = 0.1  # of a class, between what was asked and what was drawn
 _NAMED = 5
-_TOLD_HERE = ("trained_on", "chosen_on")  # by the run's own split
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,8 @@ def _of_origin(pieces: Pieces) -> Iterator[Remark]:
         yield Remark("warn", f"Continued in another environment: {_named(others)}.")
     if pieces.environment.get("code", {}).get("dirty"):
         yield Remark("warn", "The code differed from its commit; the difference is kept in code.patch.")
+    if shared := pieces.data.get("shared_images"):
+        yield Remark("bad", f"The same image is in different parts of the split: {_named(shared)}; scores flatter.")
     if changed := pieces.data.get("changed_files"):
         before = pieces.data.get("compared_with", "the last run")
         yield Remark("note", f"The data are not those of {before}: {_named(changed)}.")
@@ -135,17 +136,20 @@ def _of_scores(pieces: Pieces, evaluation: Evaluation) -> Iterator[Remark]:
         yield Remark("bad", "The scores are of other weights than those that the run predicts with now.")
     if 1 < evaluation.headline["n"] < _FEW_CASES:
         yield Remark("note", f"Intervals over {evaluation.headline['n']} cases are rough.")
-    yield from _of_warnings(evaluation)
+    yield from _of_warnings(evaluation, counts)
     for kind, block in evaluation.blocks:
         for entry in block["per_label"].values():
             yield from _of_empty(f"{kind} {entry['name']}", entry)
 
 
-def _of_warnings(evaluation: Evaluation) -> Iterator[Remark]:
-    """What the evaluation itself has told."""
-    for warning in evaluation.summary.get("warnings", []):
-        if warning["kind"] not in _TOLD_HERE:
-            yield Remark("warn", f"{warning['text'][:1].upper()}{warning['text'][1:]}.")
+def _of_warnings(evaluation: Evaluation, counts: Mapping[str, int]) -> Iterator[Remark]:
+    """What the evaluation itself has told; it knows a scan by its bytes, too, where the run's split has its name."""
+    for warning in evaluation.warnings:
+        kind, text = warning["kind"], warning["text"]
+        if kind in LEARNT_FROM and text.startswith(f"{counts.get(LEARNT_FROM[kind], 0)} of "):
+            continue  # told by the run's own split
+        level = "bad" if kind == "trained_on" else "warn"
+        yield Remark(level, f"{text[:1].upper()}{text[1:]}.")
 
 
 def _of_empty(name: str, entry: Mapping[str, Any]) -> Iterator[Remark]:

@@ -17,6 +17,8 @@ from seg3d.training.run_folder import read_json
 
 PARTS = {"test": "test", "val": "validation", "train": "training"}
 OTHER = "other"
+# kinds of warnings of an evaluation that scored what was learnt from, and the part of the split that they are about
+LEARNT_FROM = {"trained_on": PARTS["train"], "chosen_on": PARTS["val"]}
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Evaluation:
         """Whether all cases are pictures, whose pixels have no size."""
         files = [row.get("prediction_file") for row in self.summary["metric_per_case"]]
         return bool(files) and all(file is not None and is_picture(Path(file)) for file in files)
+
+    @property
+    def warnings(self) -> list[Mapping[str, str]]:
+        """Kind and text of what the evaluation itself has told."""
+        return list(self.summary.get("warnings", []))
 
     @property
     def cases(self) -> list[str]:

@@ -55,6 +55,7 @@ class _Environment(TypedDict, total=False):
 class _Data(TypedDict, total=False):
     cases: dict[str, Table]
     changed_files: list[str]
+    shared_images: list[str]
 
 
 class _Region(TypedDict, total=False):
@@ -204,6 +205,7 @@ def _numbered(summary: _Summary) -> _Summary:
 
 class _Evaluated(TypedDict):
     summary: str
+    sha256: NotRequired[str | None]
     weights: NotRequired[str | None]
 
 

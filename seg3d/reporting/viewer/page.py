@@ -72,12 +72,16 @@ def viewer_page(
     """
     maps = {key: volume for key, volume in (("reference", labels), ("prediction", prediction)) if volume is not None}
     heats = {key: v for key, v in (("uncertainty", uncertainty), ("probability", probability)) if v is not None}
-    scene = make_scene(image, maps, heats, picture=picture, ignore_label=ignore_label, max_voxels=max_voxels)
+    # the page may find the label of the probability where the prediction has none
+    first = [] if probability is None else [min(names or (1,))]
+    scene = make_scene(
+        image, maps, heats, picture=picture, ignore_label=ignore_label, max_voxels=max_voxels, numbered=first
+    )
     rows, more = label_rows(maps, scene.placed, scene.image_grid, scene.values, names, ignore_label, picture)
     script = niivue_script() if niivue else None
     return _environment().get_template("page.html.j2").render(
         name=name,
-        scene=_facts(scene, rows),
+        scene=_facts(scene, rows) | {"first": scene.values.index(first[0]) + 1 if first else 0},
         volumes=_volumes(scene),
         rows=rows,
         maps=list(maps),
@@ -209,7 +213,9 @@ def _distance(value: float) -> str:
 
 def _amount(value: float) -> str:
     """Three digits that count, without exponents."""
-    return f"{value:.0f}" if value == 0 or value >= 100 else f"{value:.3g}"
+    if value == 0 or value >= 100:
+        return f"{value:.0f}"
+    return np.format_float_positional(value, precision=3, unique=False, fractional=False, trim="-")
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +70,7 @@ def make_scene(
     picture: bool,
     ignore_label: int | None,
     max_voxels: int,
+    numbered: Collection[int] = (),
 ) -> Scene:
     """The scene of a case.
 
@@ -80,6 +81,7 @@ def make_scene(
         picture: Whether these are plain pictures.
         ignore_label: Value of the reference that counts nowhere.
         max_voxels: More are shown at a lower resolution.
+        numbered: Label values that have a number even where no map holds them.
 
     Raises:
         DataError: An overlay does not fit the image.
@@ -91,7 +93,7 @@ def make_scene(
     ct = not picture and is_ct(turned.data[0])
     frame = _frame(turned, list(whole.values()), ct, picture, max_voxels)
     grey = quantise(_shrunk(turned.data[0], frame), ct)
-    values = tuple(sorted({value for m in whole.values() for value in count_labels(m)} - {0}))
+    values = tuple(sorted({*numbered, *(value for m in whole.values() for value in count_labels(m))} - {0}))
     small = {name: resample_label(np.ascontiguousarray(m[frame.cut]), frame.shape) for name, m in whole.items()}
     maps = {name: _numbered(m, values) for name, m in small.items()}
     if len(small) == 2:

@@ -60,8 +60,9 @@ def label_rows(
     """
     known = dict(names or {})
     numbers = {value: number for number, value in enumerate(values, start=1)}
-    shown = sorted({*values, *known})
     counts = {name: count_labels(np.asarray(volume.data[0]).astype(np.uint16)) for name, volume in maps.items()}
+    # on a coarser grid a small label may have no voxel
+    shown = sorted({*values, *known, *(value for counted in counts.values() for value in counted if value)})
     voxel = {name: 1.0 if picture else volume.grid.voxel_volume_ml for name, volume in maps.items()}
     scored = [value for value in shown if value != ignore_label]
     scores, notes = _scores(maps, placed, grid, scored, ignore_label, picture)

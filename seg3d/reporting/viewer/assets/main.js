@@ -69,9 +69,10 @@ function applyThreshold(voxels) {
   for (let i = 0; i < probability.length; i++) {
     const in_ = probability[i] >= threshold * 255;
     found += in_;
-    if (prediction) prediction[i] = in_ ? 1 : 0;
-    if (reference && reference[i] === 1) { wanted += 1; both += in_; }
-    if (voxels.errors) voxels.errors[i] = outcome(in_, reference[i] === 1);
+    const true_ = Boolean(reference) && reference[i] === FACTS.first;
+    if (prediction) prediction[i] = in_ ? FACTS.first : 0;
+    if (true_) { wanted += 1; both += in_; }
+    if (voxels.errors) voxels.errors[i] = outcome(in_, true_);
   }
   byId("threshold-value").textContent = threshold.toFixed(2);
   const size = FACTS.picture ? `${found} pixels` : `${digits(found * FACTS.voxelMl)} mL`;
