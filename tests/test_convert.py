@@ -293,7 +293,8 @@ def test_reports_and_plans_are_passed_over_and_a_broken_slice_is_told(tmp_path: 
     for name in ("a.dcm", "b.dcm"):  # as the last slices of the series would be
         (tmp_path / "in" / name).write_bytes(other_file("1.2.840.10008.5.1.4.1.1.2"))
     with pytest.raises(FaultsError, match=r"a.dcm: the DICOM header cannot be read, nor 1 more"):
-        convert(tmp_path / "in", output=tmp_path / "out")
+        convert(tmp_path / "in", output=tmp_path / "later")
+    assert not list(tmp_path.glob("later/*"))
 
 
 def test_a_float_is_not_exactly_a_tenth(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
     """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
 
     Only files that begin as DICOM files do, or are called so, are looked at; no pixel is read. Reports, plans and the
-    like, which GDCM does not read, are passed over. A series whose slices are spread over several folders is an error.
+    like, which GDCM does not read, are passed over. A series whose slices are spread over several folders is an error,
+    and so is each in a folder with a file that cannot be read: that may be its last slice.
     """
     found: dict[_Key, Series] = {}
     errors: dict[Path, list[DataError]] = {}
@@ -94,7 +95,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
             _take(path, reader, found)
         except DataError as error:
             errors.setdefault(path.parent, []).append(error)
-    series, spread = _part_spread(found)
+    series, spread = _part_spread({key: one for key, one in found.items() if one.folder not in errors})
     return sorted(series, key=lambda s: (s.folder, s.number.zfill(12))), [*map(_joined, errors.values()), *spread]
 
 
