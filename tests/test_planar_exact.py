@@ -35,7 +35,7 @@ def test_any_number_of_workers_trains_the_same_weights(
     assert digests(run) == digests(undisturbed)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(
     config: Path, undisturbed: Path, tmp_path: Path, seed: int
 ) -> None:

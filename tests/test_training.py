@@ -359,6 +359,7 @@ class KeptMean(pl.Callback):
         append_line(self._folder / f"{trainer.global_rank}.jsonl", json.dumps(record))
 
 
+@pytest.mark.slow
 def test_ranks_have_a_running_mean_each_and_validate_with_the_one_that_is_kept(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
