@@ -29,7 +29,7 @@ demo: $(READY)  ## Phantom chest CTs: check, prepare, train, predict, evaluate
 	$(BIN)/seg3d demo --output demo
 
 test: $(READY)  ## Run the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(TESTS)
 
 test-slow: $(READY)  ## Run the slow tests: more kills, more files, longer audits
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(TESTS)

@@ -397,7 +397,8 @@ def test_a_folder_keeps_its_plan(audited: Path, config: Path, tracked: list[str]
     assert folder.read_plan().digest == json.loads(folder.plan_file.read_text())["digest"]
 
 
-@pytest.mark.parametrize("runs", [2, pytest.param(3, marks=pytest.mark.slow, id="3 side by side")])
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [2, pytest.param(3, id="3 side by side")])
 def test_the_demo_is_audited_in_three_set_ups_and_mirrored_in_mlflow(
     tmp_path: Path, runs: int, request: pytest.FixtureRequest
 ) -> None:

@@ -75,7 +75,7 @@ def test_logits_have_the_size_of_the_input_less_the_margin_and_every_parameter_a
 
 @every_kind
 @pytest.mark.parametrize(("dims", "features"), [(2, (4,)), (2, (4, 6)), (2, (4, 6, 8)), (3, (4, 6))])
-@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("norm", ["batch", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_window_at_a_multiple_of_the_stride_gives_what_the_whole_gives_there(
     kind: str, dims: int, features: tuple[int, ...], norm: str
 ) -> None:

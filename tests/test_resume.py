@@ -187,12 +187,12 @@ def stopped(stopped_once: Path, undisturbed: Path, tmp_path: Path) -> Path:
     "override",
     [
         "train.accumulate=2",
-        "train.optimizer.kind=sgd",
+        pytest.param("train.optimizer.kind=sgd", marks=pytest.mark.slow),
         "train.precision=bf16",
-        "sampling.balance=lesion",
-        "reproducibility.mode=seeded",
+        pytest.param("sampling.balance=lesion", marks=pytest.mark.slow),
+        pytest.param("reproducibility.mode=seeded", marks=pytest.mark.slow),
         "train.early_stop_patience=1",
-        "train.validate_every=2",
+        pytest.param("train.validate_every=2", marks=pytest.mark.slow),
     ],
 )
 def test_other_settings_resume_exactly_too(config: Path, tmp_path: Path, override: str) -> None:
