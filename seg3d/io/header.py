@@ -81,6 +81,21 @@ def picture_grid(path: Path, width: int, height: int) -> Grid:
     return checked_grid(path, (width, height, 1), np.eye(4))
 
 
+def first_bytes(path: Path, most: int) -> bytes:
+    """The beginning of a file.
+
+    Raises:
+        DataError: It is missing or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(most)
+    except FileNotFoundError as error:
+        raise DataError("the file is missing", where=path, fix="Check the path.") from error
+    except OSError as error:
+        raise DataError("the file cannot be opened", where=path, got=error) from error
+
+
 def truncated(path: Path, got: object) -> DataError:
     """The error of a file that ends too early or whose content cannot be decoded."""
     return DataError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.errors import DataError
-from seg3d.io.header import check_size, truncated
+from seg3d.io.header import check_size, first_bytes, truncated
 from seg3d.io.itk import grid_of, open_volume, voxels_of
 from seg3d.io.packed import DEFLATE_LIMIT, PIECE, deflated_size, too_much
 from seg3d.volume import Volume
@@ -61,13 +61,7 @@ def read_metaimage(path: Path) -> tuple[Volume, bool]:
 
 def _facts(path: Path) -> _Facts:
     """The fields of a header up to the one that ends it, and where the voxels are."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_HEADER)
-    except FileNotFoundError as error:
-        raise DataError("the file is missing", where=path, fix="Check the path.") from error
-    except OSError as error:
-        raise DataError("the file cannot be opened", where=path, got=error) from error
+    raw = first_bytes(path, _LARGEST_HEADER)
     end = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?(\n|\Z)", raw, re.MULTILINE)
     if end is None:
         raise DataError("this is not a MetaImage file", where=path, got="another content" if raw else "an empty file")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
-from seg3d.io.header import ImageHeader, Placement, check_size, truncated
+from seg3d.io.header import ImageHeader, Placement, check_size, first_bytes, truncated
 from seg3d.io.itk import grid_of, open_volume, voxel_type, voxels_of
 from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
@@ -100,13 +100,7 @@ def item_size(kind: str) -> int | None:
 
 def _check_text_header(path: Path) -> dict[str, str]:
     """The header's fields; the promised voxels are compared with the file's size, which ITK does after allocating."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_HEADER)
-    except FileNotFoundError as error:
-        raise DataError("the file is missing", where=path, fix="Check the path.") from error
-    except OSError as error:
-        raise DataError("the file cannot be opened", where=path, got=error) from error
+    raw = first_bytes(path, _LARGEST_HEADER)
     if not raw.startswith(b"NRRD000"):
         raise DataError("this is not a NRRD file", where=path, got="an empty file" if not raw else "another content")
     fields, start = _text_fields(path, raw)
