@@ -199,7 +199,7 @@ def test_tiles_on_another_device_are_refused(network: nn.Module) -> None:
 
 def test_no_engine_is_called_by_an_unknown_name(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="openvino, onnxruntime"):
-        CompiledNetwork(network, "tensorrt")  # type: ignore[arg-type]
+        CompiledNetwork(network, "tensorrt")
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_a_setting_that_cannot_be_used_is_told(config: Path, override: str, word
 
 @pytest.mark.parametrize("verb", ["predict", "serve", "evaluate", "train"])
 def test_help_shows_examples_as_they_are_typed(verb: str) -> None:
-    for parameter in typer.main.get_command(app).commands[verb].params:  # type: ignore[attr-defined]  # a group
+    for parameter in typer.main.get_command(app).commands[verb].params:
         text = getattr(parameter, "help", None) or ""
         assert Text.from_markup(text).plain == text  # the terminal takes [x] for a style
 

@@ -36,7 +36,7 @@ def test_no_more_is_read_ahead_than_asked_for() -> None:
     begun: list[int] = []
     results = in_order(lambda n: begun.append(n), range(100), threads=2, ahead=3)
     next(results)
-    results.close()  # type: ignore[attr-defined]  # a generator
+    results.close()  # a generator
     assert len(begun) <= 4
 
 

@@ -86,7 +86,7 @@ def test_every_verb_is_in_the_reference_with_all_its_options(site: Path, generat
             option = parameter.param_type_name == "option"
             for word in (*parameter.opts, parameter.help) if option else (parameter.metavar, parameter.help):
                 assert word in section, (name, word)
-    assert set(names) == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group
+    assert set(names) == set(typer.main.get_command(app).commands)
     assert set(seg3d.__all__) <= set(names)
 
 

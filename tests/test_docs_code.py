@@ -53,7 +53,7 @@ def test_every_command_exists(block: Block) -> None:
 def test_what_is_named_in_passing_exists(page: Path) -> None:
     """Commands, options, settings and config keys in running text and tables."""
     text = re.sub(r"^```(.*\n)*?```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
+    verbs = typer.main.get_command(app).commands
     for span in re.findall(r"`([^`\n]+)`", text):
         if found := re.match(r"seg3d (\w+)", span):
             assert found[1] in verbs, span

@@ -115,10 +115,10 @@ def test_a_crop_does_not_change_the_spacing_of_the_made_up_case() -> None:
     recipe = Recipe(crop=Crop(foreground=ForegroundCrop(threshold=0.0)))
     study = SimpleNamespace(sizes=[size_of((40, 40, 40))], recipe=recipe, kept=(0.5, 0.5, 1.0))
     study.shape = lambda size: (20, 20, 40)
-    assert _typical_grid(study).spacing_mm == (1, 1, 1)  # type: ignore[arg-type]  # all that is asked of a study
+    assert _typical_grid(study).spacing_mm == (1, 1, 1)  # all that is asked of a study
     study.recipe = Recipe(crop=recipe.crop, size=(10, 20, None))
     study.shape = lambda size: (10, 20, 40)
-    assert _typical_grid(study).spacing_mm == (2, 1, 1)  # type: ignore[arg-type]
+    assert _typical_grid(study).spacing_mm == (2, 1, 1)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_epochs_of_the_learning_curve_are_counted_from_one(monkeypatch: pytest.M
     drawn: list[Figure] = []
     monkeypatch.setattr("seg3d.reporting.run_report.figures.png_bytes", lambda figure: drawn.append(figure) or b"")
     rows = [{"epoch": float(n), "train_loss": 1.0, "val_dice": dice} for n, dice in enumerate((0.1, 0.7, 0.3))]
-    curves_png(SimpleNamespace(rows=rows, losses=[], epochs_planned=3, ended=True))  # type: ignore[arg-type]
+    curves_png(SimpleNamespace(rows=rows, losses=[], epochs_planned=3, ended=True))
     assert drawn[0].axes[1].get_title(loc="right") == "best 0.700 at epoch 2"  # metrics.csv counts from 0
 
 

@@ -458,7 +458,7 @@ def test_a_place_that_is_not_used_is_given_back(tmp_path: Path) -> None:
 
 
 def test_the_names_of_jobs_cannot_be_guessed(tmp_path: Path) -> None:
-    scan = Scan((tmp_path / "0.nii",), None)  # type: ignore[arg-type]
+    scan = Scan((tmp_path / "0.nii",), None)
     names = {Job(tmp_path, scan).id for _ in range(100)}
     assert len(names) == 100
     assert min(map(len, names)) >= 32
