@@ -16,6 +16,7 @@ from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, open_run_folder, read_json
 
 KEY = "train.initial_weights"
+_OUTPUTS = ("labels", "ignore_label", "regions")  # of model.json
 _SHOWN = 3
 
 
@@ -85,7 +86,7 @@ def initial_state(network: nn.Module, start: Start, meaning: Mapping[str, Any]) 
         ConfigError: It is of another architecture.
     """
     own = network.state_dict()
-    new_head = not _same_outputs(start.meaning, meaning)
+    new_head = not keeps_head(start, meaning)
     found = {name: value for name, value in start.weights.items() if not (new_head and _is_head(name))}
     wanted = {name: tuple(value.shape) for name, value in own.items() if not (new_head and _is_head(name))}
     given = {name: tuple(value.shape) for name, value in found.items()}
@@ -103,7 +104,7 @@ def initial_state(network: nn.Module, start: Start, meaning: Mapping[str, Any]) 
 
 def keeps_head(start: Start, meaning: Mapping[str, Any]) -> bool:
     """Whether the last layer is taken, too."""
-    return _same_outputs(start.meaning, meaning)
+    return all((start.meaning.get(key) or None) == (meaning.get(key) or None) for key in _OUTPUTS)
 
 
 def seen_before(record: Mapping[str, Any], images: Mapping[str, Collection[str]]) -> dict[str, str]:
@@ -115,10 +116,6 @@ def seen_before(record: Mapping[str, Any], images: Mapping[str, Collection[str]]
     """
     found = {case: {record["seen"].get(digest) for digest in digests} - {None} for case, digests in images.items()}
     return {case: "train" if "train" in parts else "val" for case, parts in found.items() if parts}
-
-
-def _same_outputs(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return all((a.get(key) or None) == (b.get(key) or None) for key in ("labels", "ignore_label", "regions"))
 
 
 def _is_head(name: str) -> bool:

@@ -35,8 +35,9 @@ def refuse_other_network(config: Config, store: Store, start: Start, tell: Calla
     counted = counted_labels(store.labels, store.ignore_label)
     with torch.device("meta"):
         network = build_network(config, len(store.channels), outputs(counted, store.ignore_label, store.regions))
-    initial_state(network, start, meaning_of_outputs(store))
-    new = "" if keeps_head(start, meaning_of_outputs(store)) else "; the last layer is random, for other labels"
+    meaning = meaning_of_outputs(store)
+    initial_state(network, start, meaning)
+    new = "" if keeps_head(start, meaning) else "; the last layer is random, for other labels"
     tell(f"initial weights: those of {start.run}{new}")
 
 
