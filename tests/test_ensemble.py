@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from seg3d.inference.ensemble import McDropout, Spread, entropy, sampling_dropou
 from seg3d.inference.predictor import Predictor
 from seg3d.inference.sliding import SlidingWindow, evaluating
 from seg3d.io import read_volume
+from seg3d.models.planar import Planar
 from seg3d.preparation import Crop, ForegroundCrop, Normalisation, Recipe
 from seg3d.verbs.members import part_runs
 
@@ -39,9 +41,14 @@ KINDS = ("entropy", "mutual_information", "sd")
 # --- the running mean and spread, by hand
 
 
+def fresh(outputs: int, *shape: int, uncertainty: Any = entropy) -> Spread:
+    """The spread of no members yet."""
+    return Spread(torch.zeros(2 * outputs + 1, *shape), uncertainty)
+
+
 def spread_of(*members: Any) -> Spread:
     """The spread of members whose probabilities are given for each class of one voxel."""
-    spread = Spread()
+    spread = fresh(len(members[0]), 1, 1, 1)
     for member in members:
         spread.add(torch.tensor(member, dtype=torch.float32).reshape(-1, 1, 1, 1))
     return spread
@@ -61,24 +68,24 @@ def test_two_members_by_hand() -> None:
     mean = (-0.9 * math.log(0.9) - 0.1 * math.log(0.1) + math.log(2)) / 2
     assert float(spread.entropy) == pytest.approx(total, abs=1e-6)
     assert float(spread.mutual_information) == pytest.approx(total - mean, abs=1e-6)
-    assert float(spread.sd(0)) == pytest.approx(0.2, abs=1e-6)  # the population's; the sample's is 0.283
+    assert float(spread.sd[0]) == pytest.approx(0.2, abs=1e-6)  # the population's; the sample's is 0.283
 
 
 def test_members_that_are_sure_of_different_classes_dispute_all_there_is() -> None:
     spread = spread_of([1.0, 0.0], [0.0, 1.0])
     assert float(spread.entropy) == pytest.approx(math.log(2), abs=1e-6)
     assert float(spread.mutual_information) == pytest.approx(math.log(2), abs=1e-6)
-    assert float(spread.sd(1)) == pytest.approx(0.5)
+    assert float(spread.sd[1]) == pytest.approx(0.5)
 
 
 def test_members_that_agree_dispute_nothing_however_unsure_they_are() -> None:
     generator = torch.Generator().manual_seed(0)
     same = torch.softmax(torch.randn(3, 9, 8, 7, generator=generator), dim=0)
-    spread = Spread()
+    spread = fresh(3, 9, 8, 7)
     for _ in range(7):
         spread.add(same)
     assert float(spread.mutual_information.abs().max()) == 0.0
-    assert float(spread.sd(1).max()) == 0.0
+    assert float(spread.sd[1].max()) == 0.0
     assert float(spread.entropy.min()) > 0.1
     assert torch.equal(spread.mean, same)
 
@@ -86,14 +93,14 @@ def test_members_that_agree_dispute_nothing_however_unsure_they_are() -> None:
 def test_running_values_are_those_of_all_members_at_once() -> None:
     generator = torch.Generator().manual_seed(1)
     members = torch.softmax(3 * torch.randn(11, 3, 6, 5, 4, generator=generator), dim=1)
-    spread = Spread()
+    spread = fresh(3, 6, 5, 4)
     for member in members:
         spread.add(member)
     exact = members.double().numpy()
     mean = exact.mean(axis=0)
     total = -(mean * np.log(mean)).sum(axis=0)
     np.testing.assert_allclose(spread.mean.numpy(), mean, atol=1e-6)
-    np.testing.assert_allclose(spread.sd(2).numpy(), exact[:, 2].std(axis=0), atol=1e-6)
+    np.testing.assert_allclose(spread.sd[2].numpy(), exact[:, 2].std(axis=0), atol=1e-6)
     np.testing.assert_allclose(spread.entropy.numpy(), total, atol=1e-5)
     expected = total + (exact * np.log(exact)).sum(axis=1).mean(axis=0)
     np.testing.assert_allclose(spread.mutual_information.numpy(), expected, atol=1e-5)
@@ -103,7 +110,7 @@ def test_running_values_are_those_of_all_members_at_once() -> None:
 def test_rounding_never_makes_mutual_information_negative() -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(3, 30, 30, 30, generator=generator)
-    spread = Spread()
+    spread = fresh(3, 30, 30, 30)
     for _ in range(3):  # members that agree but for the last bits
         spread.add(torch.softmax(logits + 1e-6 * torch.randn(logits.shape, generator=generator), dim=0))
     assert float(spread.mutual_information.min()) == 0.0
@@ -111,7 +118,7 @@ def test_rounding_never_makes_mutual_information_negative() -> None:
 
 def test_members_are_not_changed_by_being_added() -> None:
     member = torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)
-    spread = Spread()
+    spread = fresh(2, 1, 1, 1)
     spread.add(member)
     spread.add(1 - member)
     assert member.flatten().tolist() == [0.25, 0.75]
@@ -208,6 +215,21 @@ def test_the_ensemble_is_the_mean_and_its_label_map_the_argmax_of_it(scan: Path)
     np.testing.assert_allclose(found.probabilities[1], mean, atol=1e-6)
     np.testing.assert_array_equal(found.label, mean > 0.5)
     assert not np.array_equal(found.label, np.sum([single.label for single in singles], axis=0) > 1)
+
+
+def test_networks_of_slices_in_other_planes_are_averaged_where_they_belong(scan: Path) -> None:
+    """A network of sagittal, one of coronal and one of axial slices, each of which is handed on along another axis."""
+    torch.manual_seed(0)
+    members = [Planar(nn.Conv2d(1, 2, 3, padding=1), axis).eval() for axis in range(3)]
+    windows = [SlidingWindow(tuple(1 if a == axis else 16 for a in range(3))) for axis in range(3)]
+    made = [predictor(network, window=window) for network, window in zip(members, windows, strict=True)]
+    volumes = [read_volume(scan)]
+    singles = [one.predict(volumes, probabilities=True).probabilities[1] for one in made]
+    assert not np.allclose(singles[0], singles[1])
+    for first in range(3):
+        others = tuple((members[n], windows[n]) for n in range(3) if n != first)
+        found = replace(made[first], others=others).predict(volumes, probabilities=True)
+        np.testing.assert_allclose(found.probabilities[1], np.mean(singles, axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0)], ids=["own spacing", "resampled"])
@@ -323,10 +345,10 @@ class Watched:
         self.window = SlidingWindow((16, 16, 16))
         self.alive: list[int] = []
 
-    def probabilities(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+    def slabs(self, *arguments: Any, **settings: Any) -> Any:
         gc.collect()
         self.alive.append(sum(each.numel() for each in gc.get_objects() if type(each) is torch.Tensor))
-        return self.window.probabilities(*arguments, **settings)
+        return self.window.slabs(*arguments, **settings)
 
 
 @pytest.fixture
@@ -348,10 +370,11 @@ def test_memory_does_not_grow_with_the_number_of_answers(scan: Path, kind: str) 
             made = predictor(network, mc_dropout=McDropout(number, 0), window=watched)
         else:
             made = predictor(*[network] * number, window=watched)
-        made.predict([read_volume(scan)])
+        prepared = made.prepare([read_volume(scan)])
+        made.answer(prepared)
         assert len(watched.alive) == number
-        peaks.append(max(watched.alive) - watched.alive[0])
-    assert peaks[0] > 0  # the running sums are seen
+        peaks.append(max(watched.alive))
+    assert peaks[0] > 5 * math.prod(prepared.grid.shape)  # the running sums are seen
     assert peaks[1] == peaks[0]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from seg3d.errors import ConfigError
+from seg3d.errors import ConfigError, DataError
 from seg3d.inference.ensemble import McDropout
-from seg3d.inference.predictor import Predictor
+from seg3d.inference.predictor import Prediction, Predictor
 from seg3d.inference.sliding import SlidingWindow
+from seg3d.models import ReducedUNet
 from seg3d.preparation import Crop, Normalisation, Recipe
 from seg3d.volume import Grid, Volume
 
@@ -106,26 +109,62 @@ def test_without_a_limit_it_holds_more() -> None:
     assert grown("instance", 96, (96, 96, 96), None) > 100
 
 
-def test_several_answers_are_held_within_the_limit() -> None:
-    """Three networks: an answer of each, mean, spread and entropies of the whole scan, 4.7 MiB a map."""
+@pytest.mark.parametrize("most", [160, 130])
+def test_several_answers_are_held_within_the_limit(most: int) -> None:
+    """Three networks: mean, spread and entropy of the whole scan are seven maps of 4.7 MiB, the answers four more."""
     shape = (48, 160, 160)
-    assert measured(_SEVERAL, [shape, 160], shape) <= 160
+    assert measured(_SEVERAL, [shape, most], shape) <= most
     assert measured(_SEVERAL, [shape, None], shape) > 160
 
 
-@pytest.mark.parametrize(
-    "how",
-    [{"others": ((nn.Conv3d(1, 2, 1), SlidingWindow((16, 16, 16))),)}, {"mc_dropout": McDropout(2, 0)}],
-    ids=["ensemble", "dropout"],
-)
-def test_maps_of_several_answers_that_do_not_fit_are_refused_before_anything_is_computed(how: dict[str, Any]) -> None:
-    limit = psutil.Process().memory_info().rss + (80 << 20)
-    window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
-    recipe = Recipe(Crop(), None, (Normalisation("none"),))
-    predictor = Predictor(nn.Conv3d(1, 2, 1), window, recipe, ("CT",), (0, 1), torch.device("cpu"), **how)
-    scan = Volume(np.ones((1, 64, 256, 256), np.int16), Grid((64, 256, 256), np.eye(4)))
-    with pytest.raises(ConfigError, match=r"too small for the maps of several answers.*Allow .* GiB more"):
-        predictor.predict([scan])
+def several(scan: Volume, limit: int | None, how: dict[str, Any], folder: Path | None = None) -> Prediction:
+    """The answer of several networks, or passes, to a scan of 2 mm that is computed at 3 mm."""
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Conv3d(1, 3, 3, padding=1), nn.Dropout(0.5)).eval() for _ in range(2)]
+    window = SlidingWindow((16, 16, 16), tiling="blended", memory_bytes=limit)
+    recipe, device = Recipe(Crop(), (3.0, 3.0, 3.0), (Normalisation("none"),)), torch.device("cpu")
+    if how == {"others": True}:
+        how = {"others": ((networks[1], window),)}
+    made = Predictor(networks[0], window, recipe, ("CT",), (0, 1, 2), device, scratch=folder, **how)
+    return made.predict([scan], probabilities=True, name="a")
+
+
+@pytest.mark.parametrize("how", [{"others": True}, {"mc_dropout": McDropout(2, 0)}], ids=["ensemble", "dropout"])
+def test_maps_that_do_not_fit_the_memory_lie_in_a_file_and_the_answer_is_the_same(
+    how: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(1, 40, 48, 44)).astype(np.float32)
+    scan = Volume(values, Grid((40, 48, 44), np.diag([2.0, 2.0, 2.0, 1.0])))
+    made = []
+    taken = tempfile.TemporaryFile
+
+    def counted(**settings: Any) -> Any:
+        made.append(settings["dir"])
+        return taken(**settings)
+
+    monkeypatch.setattr("seg3d.inference.held.tempfile.TemporaryFile", counted)
+    expected = several(scan, None, how, tmp_path)
+    assert not made
+    monkeypatch.setattr("seg3d.inference.predictor.available_bytes", lambda *_: 1 << 10)
+    found = several(scan, None, how, tmp_path)
+    assert made == [tmp_path]
+    assert not list(tmp_path.iterdir())  # nobody sees it
+    np.testing.assert_array_equal(found.label, expected.label)
+    assert expected.uncertainty["sd"].max() > 0.01
+    for kind in ("probabilities", "uncertainty"):
+        for key, values in getattr(expected, kind).items():
+            np.testing.assert_array_equal(getattr(found, kind)[key], values)
+
+
+def test_a_disk_without_room_for_the_maps_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = Volume(np.ones((1, 20, 20, 20), np.float32), Grid((20, 20, 20), np.eye(4)))
+    monkeypatch.setattr("seg3d.inference.held.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr("seg3d.inference.predictor.available_bytes", lambda *_: 1 << 10)
+    monkeypatch.setattr(SlidingWindow, "slabs", lambda *_, **__: pytest.fail("it was computed"))
+    with pytest.raises(DataError, match=r"no room for the maps.*Make room there"):
+        several(scan, None, {"others": True}, tmp_path)
 
 
 def test_maps_on_the_grid_of_the_scan_count_too() -> None:
@@ -133,8 +172,9 @@ def test_maps_on_the_grid_of_the_scan_count_too() -> None:
     limit = psutil.Process().memory_info().rss + (90 << 20)
     window = SlidingWindow((16, 16, 16), memory_bytes=limit, advance=lambda *_: pytest.fail("it was computed"))
     recipe, device = Recipe(Crop(), (2.0, 2.0, 2.0), (Normalisation("none"),)), torch.device("cpu")
-    others = ((nn.Conv3d(1, 2, 1), window),)
-    predictor = Predictor(nn.Conv3d(1, 2, 1), window, recipe, ("CT",), (0, 1), device, others=others)
-    shape = (128, 256, 128)
-    with pytest.raises(ConfigError, match="the maps of several answers"):
+    others = ((ReducedUNet(1, 2, features=(4, 8), norm="batch"), window),)
+    network = ReducedUNet(1, 2, features=(4, 8), norm="batch")
+    predictor = Predictor(network, window, recipe, ("CT",), (0, 1), device, others=others)
+    shape = (128, 256, 256)
+    with pytest.raises(ConfigError, match=r"too small for the smallest tile.*Allow .* GiB more"):
         predictor.predict([Volume(np.ones((1, *shape), np.int16), Grid(shape, np.eye(4)))])

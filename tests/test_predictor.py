@@ -126,7 +126,7 @@ def test_maps_for_which_there_is_no_memory_are_told_as_such(tmp_path: Path, monk
     def none_left(*_: Any) -> None:
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr("seg3d.inference.ensemble.Spread.add", none_left)
+    monkeypatch.setattr("seg3d.inference.ensemble.SpreadOfScan.add", none_left)
     with pytest.raises(DataError, match="memory ran out"):
         replace(made, others=((Threshold(), made.window),)).predict([read_volume(path)])
 

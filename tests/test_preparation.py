@@ -239,7 +239,7 @@ def test_class_probabilities_come_back_as_the_most_probable_class() -> None:
     prepared = prepare_image([volume(label)], recipe)
     inner = prepare_label(volume(label), prepared.way_back)
     probabilities = np.stack([(inner == value).astype(np.float32) for value in (0, 1, 2)])
-    whole = Assembler(prepared.way_back, 0, lambda found: found.argmax(axis=0), np.dtype(np.uint8), ())
+    whole = Assembler(prepared.way_back, 0, lambda found: found.argmax(axis=0), np.dtype(np.uint8), {})
     for start in range(0, inner.shape[0], 5):
         whole.add(probabilities[:, start : start + 5])
     index = whole.label

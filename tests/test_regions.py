@@ -374,7 +374,7 @@ def test_where_no_region_is_shown_the_sd_is_the_largest_of_theirs(tmp_path: Path
 
 def test_members_that_agree_on_regions_dispute_nothing() -> None:
     same = torch.sigmoid(torch.randn(3, 9, 8, 7, generator=torch.Generator().manual_seed(0)))
-    spread = Spread(binary_entropy)
+    spread = Spread(torch.zeros(7, 9, 8, 7), binary_entropy)
     for _ in range(5):
         spread.add(same)
     assert float(spread.mutual_information.abs().max()) == 0.0

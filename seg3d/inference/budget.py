@@ -48,24 +48,6 @@ def available_bytes(device: torch.device, limit: int | None) -> int:
     return limit - int(psutil.Process().memory_info().rss) - _KERNELS
 
 
-def room_for_maps(device: torch.device, limit: int, answer: int, most: int) -> int:
-    """The limit for computing one of several answers, each of which is held for the whole scan beside what it joins.
-
-    Args:
-        device: Where they are.
-        limit: What the process, or all that is on a GPU, may hold in all.
-        answer: Bytes of an answer.
-        most: Bytes of all maps of the whole scan that are held at once.
-
-    Raises:
-        ConfigError: The maps alone do not fit; it says what would do.
-    """
-    memory = available_bytes(device, limit)
-    if most > memory:
-        raise too_little(most, memory, "the maps of several answers for the whole scan")
-    return limit - answer
-
-
 def _free_memory_of_gpu(device: torch.device) -> int:
     free = torch.cuda.mem_get_info(device)[0]
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -246,11 +228,11 @@ def _smaller(tile: Shape, margin: Shape, stride: int) -> Shape | None:
     return (sizes[0], sizes[1], sizes[2]) if sizes[axis] < tile[axis] else None
 
 
-def too_little(least: float, memory: int, what: str = "the smallest tile") -> ConfigError:
-    """The error that not even the smallest tile fits, or something else that must."""
+def too_little(least: float, memory: int) -> ConfigError:
+    """The error that not even the smallest tile fits."""
     short = (least - memory) / 2**30
     return ConfigError(
-        f"the memory is too small for {what}",
+        "the memory is too small for the smallest tile",
         where=KEY,
         got=f"{max(0, memory) / 2**30:.3f} GiB",
         expected=f"{least / 2**30:.3f} GiB",

@@ -2,7 +2,7 @@
 
 The answers come from networks trained with other seeds or other data (deep ensembles, Lakshminarayanan et al., NeurIPS
 2017) or from one network whose dropout stays active (Monte-Carlo dropout, Gal and Ghahramani, ICML 2016). They are
-taken in one after the other, so that memory does not grow with their number.
+taken in one after the other, slab by slab, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -15,8 +15,13 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from seg3d.inference.sliding import SlidingWindow, evaluating
+from seg3d.inference.exact import Slabs
+from seg3d.inference.held import HeldMaps
+from seg3d.inference.sliding import Mode, SlidingWindow, evaluating, slab_axis
 from seg3d.keyed import derived_seed
+
+# entropy ``(x, y, z)`` of probabilities ``(output, x, y, z)``
+Uncertainty = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,30 +51,36 @@ class Spread:
     ``2 output + 1`` maps, however many members there are. One must have been added before anything is asked for.
 
     Args:
+        maps: ``(2 output + 1, x, y, z)`` of the members so far, 0 without any; they are changed in place.
         uncertainty: Entropy of probabilities: :func:`entropy` of classes, :func:`binary_entropy` of regions.
+        members: How many there are so far.
 
     Source: Welford, Note on a method for calculating corrected sums of squares and products (Technometrics 1962).
     """
 
-    def __init__(self, uncertainty: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
-        self._uncertainty = uncertainty or entropy
-        self.members = 0
-        self.mean = torch.empty(0)
-        self._squares = torch.empty(0)
-        self._entropy = torch.empty(0)
+    def __init__(self, maps: torch.Tensor, uncertainty: Uncertainty, members: int = 0) -> None:
+        self._maps = maps
+        self._uncertainty = uncertainty
+        self.members = members
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean probabilities ``(output, x, y, z)``."""
+        return self._maps[: len(self._maps) // 2]
+
+    @property
+    def _squares(self) -> torch.Tensor:
+        return self._maps[len(self._maps) // 2 : -1]
 
     @torch.inference_mode()
     def add(self, probabilities: torch.Tensor) -> None:
         """Take in a member's probabilities ``(output, x, y, z)``; they are neither kept nor changed."""
-        if not self.members:
-            self.mean, self._squares = torch.zeros_like(probabilities), torch.zeros_like(probabilities)
-            self._entropy = torch.zeros_like(probabilities[0])
         self.members += 1
         for mean, squares, found in zip(self.mean, self._squares, probabilities, strict=True):
             step = found - mean
             mean.add_(step / self.members)
             squares.add_(step * (found - mean))
-        self._entropy += (self._uncertainty(probabilities) - self._entropy) / self.members
+        self._maps[-1] += (self._uncertainty(probabilities) - self._maps[-1]) / self.members
 
     @property
     def entropy(self) -> torch.Tensor:
@@ -90,16 +101,17 @@ class Spread:
         Source: Houlsby et al., Bayesian active learning for classification (2011), eq. 2; Depeweg et al.,
         Decomposition of uncertainty in Bayesian deep learning (ICML 2018).
         """
-        return (self.entropy - self._entropy).clamp_(min=0.0)
+        return (self.entropy - self._maps[-1]).clamp_(min=0.0)
 
+    @property
     @torch.inference_mode()
-    def sd(self, output: int) -> torch.Tensor:
-        """Population SD ``(x, y, z)`` over members of the probability of one of the network's outputs; 0 to 0.5.
+    def sd(self) -> torch.Tensor:
+        """Population SD ``(output, x, y, z)`` over members of the probability of each output; 0 to 0.5.
 
         The squares are divided by the number of members, not by one less: these members are the whole ensemble, and
         entropies are their plain means too.
         """
-        return (self._squares[output] / self.members).sqrt_()
+        return (self._squares / self.members).sqrt_()
 
 
 @torch.inference_mode()
@@ -126,38 +138,81 @@ def binary_entropy(probabilities: torch.Tensor) -> torch.Tensor:
     return total.clamp_(min=0.0)
 
 
-def member_probabilities(
+class SpreadOfScan:
+    """:class:`Spread` of a whole scan, of which a slab at a time is worked on.
+
+    Args:
+        maps: ``2 output + 1`` maps, the slab axis first, where they are held.
+        planes: Planes of the scan.
+        uncertainty: As for :class:`Spread`.
+    """
+
+    def __init__(self, maps: HeldMaps, planes: int, uncertainty: Uncertainty) -> None:
+        self._maps = maps
+        self._planes = planes
+        self._uncertainty = uncertainty
+        self.members = 0
+
+    def add(self, slabs: Slabs) -> None:
+        """Take in a member's probabilities: the first plane of each slab and ``(output, planes, y, z)``."""
+        for start, found in slabs:
+            with self._maps.changing(start, start + found.shape[1]) as maps:
+                Spread(maps, self._uncertainty, self.members).add(found)
+        self.members += 1
+
+    def slabs(self, planes: int) -> Iterator[Spread]:
+        """The spread of all members, ``planes`` planes at a time."""
+        for start in range(0, self._planes, planes):
+            maps = self._maps.read(start, min(start + planes, self._planes))
+            yield Spread(maps, self._uncertainty, self.members)
+
+
+def add_members(
+    spread: SpreadOfScan,
     members: Sequence[tuple[nn.Module, SlidingWindow]],
     image: torch.Tensor,
     outside: Sequence[float],
+    device: torch.device,
     dropout: McDropout | None,
     scan: str,
-) -> Iterator[torch.Tensor]:
-    """Each member's probabilities ``(output, x, y, z)``, one after the other.
+) -> None:
+    """Add each member's probabilities, one member after the other.
 
     Args:
+        spread: What they are added to, with the slab axis of the first network.
         members: Networks, each with how it tiles the image; each gives one answer, or as many as there are passes of
             dropout.
         image: ``(channel, x, y, z)``.
         outside: Value of each channel beyond the volume.
+        device: Where the networks are.
         dropout: Sample dropout; the number of the pass runs on from network to network.
         scan: Name of the scan in the keys of the masks.
     """
-    if dropout is None:
-        for network, window in members:
-            yield window.probabilities(network, image, outside)
-        return
-    for first, (network, window) in enumerate(members):
-        for number in range(first * dropout.passes, (first + 1) * dropout.passes):
-            seed = derived_seed(dropout.seed, "mc-dropout", scan, number)
-            yield _sampled(network, window, image, outside, seed)
+    axis = slab_axis(members[0][0])
+    for number, (network, window) in enumerate(members):
+        if dropout is None:
+            spread.add(_along(axis, network, window, image, outside, device, evaluating))
+            continue
+        for turn in range(number * dropout.passes, (number + 1) * dropout.passes):
+            with seeded(derived_seed(dropout.seed, "mc-dropout", scan, turn), device):
+                spread.add(_along(axis, network, window, image, outside, device, sampling_dropout))
 
 
-def _sampled(
-    network: nn.Module, window: SlidingWindow, image: torch.Tensor, outside: Sequence[float], seed: int
-) -> torch.Tensor:
-    with seeded(seed, image.device):
-        return window.probabilities(network, image, outside, mode=sampling_dropout)
+def _along(
+    axis: int,
+    network: nn.Module,
+    window: SlidingWindow,
+    image: torch.Tensor,
+    outside: Sequence[float],
+    device: torch.device,
+    mode: Mode,
+) -> Slabs:
+    """A network's slabs along an axis; one of other slices is asked for the whole scan, as one slab."""
+    if slab_axis(network) == axis:
+        yield from window.slabs(network, image, outside, mode=mode, device=device)
+    else:
+        whole = window.probabilities(network, image.to(device), outside, mode=mode)
+        yield 0, whole.movedim(axis + 1, 1)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,27 @@ from torch import nn
 
 from seg3d.cases import Region, assemble_regions
 from seg3d.errors import DataError
-from seg3d.inference.assemble import Assembler
+from seg3d.inference.assemble import Assembler, Derive, Key
 from seg3d.inference.attention import attention_maps
-from seg3d.inference.budget import room_for_maps
+from seg3d.inference.budget import available_bytes
 from seg3d.inference.cleanup import clean_up
-from seg3d.inference.ensemble import McDropout, Spread, binary_entropy, entropy, member_probabilities, sampling_dropout
+from seg3d.inference.ensemble import (
+    McDropout,
+    SpreadOfScan,
+    add_members,
+    binary_entropy,
+    entropy,
+    sampling_dropout,
+)
+from seg3d.inference.held import held_maps
 from seg3d.inference.precision import PrecisionChoice, check_precision, label_maps
 from seg3d.inference.sliding import Choice, SlidingWindow, evaluating, ran_out_of_memory, slab_axis
+from seg3d.inference.uncertainty import REMOVED, derived, stacked
 from seg3d.preparation import Prepared, Recipe, prepare_image, restore_probability
 from seg3d.volume import Volume
 
 _FEW_PLANES = 16
+_PROBABILITY, _UNCERTAINTY = "probability", "uncertainty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +80,8 @@ class Predictor:
         mc_dropout: Sample the dropout of each network instead of leaving it out.
         regions: What each output is where it is no label; the window then has sigmoid probabilities.
         attention: Also give the attention coefficients of the first network.
+        scratch: Folder for what several answers are added up in where it does not fit the memory; ``None``: the
+            system's folder for temporary files.
     """
 
     network: nn.Module
@@ -82,6 +96,7 @@ class Predictor:
     mc_dropout: McDropout | None = None
     regions: tuple[Region, ...] = ()
     attention: bool = False
+    scratch: Path | None = None
 
     @property
     def choice(self) -> Choice:
@@ -95,9 +110,13 @@ class Predictor:
     @property
     def precision(self) -> str:
         """What networks are computed in; several answers on a processor in float32: the check of bf16 is of one."""
-        several = bool(self.others) or self.mc_dropout is not None
         on_processor = self.window.precision == "bf16" and self.device.type == "cpu"
-        return "fp32" if several and on_processor else self.window.precision
+        return "fp32" if self._several and on_processor else self.window.precision
+
+    @property
+    def _several(self) -> bool:
+        """Whether several answers are averaged."""
+        return bool(self.others) or self.mc_dropout is not None
 
     def predict(self, volumes: Sequence[Volume], *, probabilities: bool = False, name: str = "") -> Prediction:
         """The label map of a scan; nothing is taken from a label.
@@ -147,35 +166,50 @@ class Predictor:
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
-            fix = "Leave predict.probabilities out, predict with fewer runs at once, or give the machine more memory."
+            fix = "Leave predict.probabilities out, or give the machine more memory."
             raise DataError("memory ran out, whatever the size of tiles", got=error, fix=fix) from error
 
     def _answer(self, prepared: Prepared, probabilities: bool, name: str) -> Prediction:
-        spread = Spread(binary_entropy if self.regions else entropy) if self.others or self.mc_dropout else None
-        kept = [output for output, called in enumerate(self._names) if probabilities and called != 0]
-        whole, precision = self._assembled(prepared, name, spread, kept)
+        whole, precision = self._assembled(prepared, name, self._kept(probabilities))
         label = clean_up(
             whole.label,
             prepared.way_back.source.voxel_volume_ml,
             keep_largest=self.keep_largest,
             min_size_ml=self.min_size_ml,
         )
-        maps = {self._names[output]: values for output, values in whole.maps.items()}
-        uncertainty = {} if spread is None else self._uncertainty(spread, label, prepared)
+        maps: dict[str, dict[Any, NDArray[np.float32]]] = {_PROBABILITY: {}, _UNCERTAINTY: {}}
+        for (kind, called), values in whole.maps.items():
+            maps[kind][called] = values
+        uncertainty = maps[_UNCERTAINTY]
+        if REMOVED in uncertainty:
+            np.copyto(uncertainty["sd"], uncertainty.pop(REMOVED), where=label != whole.label)
         attention = self._attention(prepared) if self.attention else ()
-        return Prediction(label, maps, uncertainty, attention, precision)
+        return Prediction(label, maps[_PROBABILITY], uncertainty, attention, precision)
+
+    def _kept(self, probabilities: bool) -> dict[Key, Derive]:
+        """The maps to be made beside the label map."""
+        kept: dict[Key, Derive] = {}
+        for output, called in enumerate(self._names):
+            if probabilities and called != 0:
+                kept[_PROBABILITY, called] = partial(_output, output)
+        if self._several:
+            values = [region.label for region in self.regions] or self.labels
+            for kind, derive in derived(values, regions=bool(self.regions)).items():
+                if kind != REMOVED or self.keep_largest or self.min_size_ml:
+                    kept[_UNCERTAINTY, kind] = derive
+        return kept
 
     def _assembled(
-        self, prepared: Prepared, name: str, spread: Spread | None, kept: Sequence[int]
+        self, prepared: Prepared, name: str, kept: Mapping[Key, Derive]
     ) -> tuple[Assembler, PrecisionChoice | None]:
         """The label map and the probabilities on the grid of the source; where bfloat16 was checked, how that went."""
         if self.precision != self.window.precision:
-            return self._in_float32._assembled(prepared, name, spread, kept)
+            return self._in_float32._assembled(prepared, name, kept)
         checked = self.precision == "bf16" and self.device.type == "cpu"
         axis = slab_axis(self.network)
         whole = Assembler(prepared.way_back, axis, self._decide, self._dtype, kept)
         seen: list[torch.Tensor] = []
-        for planes in self._answers(prepared, name, spread, len(kept)):
+        for planes in self._answers(prepared, name, len(kept)):
             self._refuse_no_numbers(planes)
             for few in planes.split(_FEW_PLANES, dim=1):  # where they are resampled, they grow
                 whole.add(few.cpu().numpy())
@@ -186,7 +220,7 @@ class Predictor:
         label = torch.cat(seen, dim=1).movedim(1, axis + 1)
         choice = check_precision(self.window, self.network, *self._input(prepared), label)
         if choice.precision == "fp32":
-            whole, _ = self._in_float32._assembled(prepared, name, spread, kept)
+            whole, _ = self._in_float32._assembled(prepared, name, kept)
         return whole, choice
 
     @property
@@ -217,41 +251,30 @@ class Predictor:
     def _dtype(self) -> np.dtype[Any]:
         return np.min_scalar_type(max(self.labels))
 
-    def _answers(self, prepared: Prepared, name: str, spread: Spread | None, kept: int) -> Iterator[torch.Tensor]:
-        """The (mean) probabilities in slabs, the slab axis first; those of an ensemble come as one."""
+    def _answers(self, prepared: Prepared, name: str, kept: int) -> Iterator[torch.Tensor]:
+        """Probabilities in slabs, the slab axis first; of several answers as :func:`stacked` tells."""
         image, outside = self._input(prepared)
-        if spread is None:
-            window = _limited(self.window, self._beside_answer(prepared, kept))
+        limit = self._beside_answer(prepared, kept)
+        if not self._several:
+            window = _limited(self.window, limit)
             for _, planes in window.slabs(self.network, image, outside, device=self.device):
                 yield planes
             return
-        limit = self._beside_maps(prepared, kept)
+        axis, outputs = slab_axis(self.network), len(self._names)
+        x, y, z = np.moveaxis(prepared.image[0], axis, 0).shape
+        memory = available_bytes(self.device, limit)
         members = [(network, _limited(window, limit)) for network, window in self._members]
-        for member in member_probabilities(members, image.to(self.device), outside, self.mc_dropout, name):
-            spread.add(member)
-            del member  # not held while the next one is computed
-        yield spread.mean.movedim(slab_axis(self.network) + 1, 1)
+        with held_maps(2 * outputs + 1, (x, y, z), self.device, memory, self.scratch) as maps:
+            spread = SpreadOfScan(maps, x, binary_entropy if self.regions else entropy)
+            add_members(spread, members, image, outside, self.device, self.mc_dropout, name)
+            yield from map(stacked, spread.slabs(_FEW_PLANES))
 
     def _beside_answer(self, prepared: Prepared, kept: int) -> int | None:
-        """The limit of memory for tiles, beside a label map and ``kept`` probability maps on the scan's own grid."""
+        """The limit of memory for tiles, beside a label map and ``kept`` further maps on the scan's own grid."""
         limit, voxels = self.window.memory_bytes, math.prod(prepared.way_back.source.shape)
         if limit is None or self.device.type != "cpu":
             return limit
         return limit - voxels * (self._dtype.itemsize + 4 * kept)
-
-    def _beside_maps(self, prepared: Prepared, kept: int) -> int | None:
-        """The limit of memory for tiles of one of several answers: what they come to is held for the whole scan.
-
-        Raises:
-            ConfigError: ``predict.memory_gib`` is too small for that.
-        """
-        limit, voxels = self._beside_answer(prepared, kept), math.prod(prepared.grid.shape)
-        if limit is None:
-            return None
-        answer = 4 * len(self._names) * voxels
-        # the answer, mean and spread of each output; entropy, what is worked with, and the maps on the scan's own grid
-        most = 3 * answer + 5 * 4 * max(voxels, math.prod(prepared.way_back.source.shape))
-        return room_for_maps(self.device, limit, answer, most)
 
     def _input(self, prepared: Prepared) -> tuple[torch.Tensor, list[float]]:
         """The image, and what each channel is beyond it."""
@@ -264,31 +287,18 @@ class Predictor:
         return tuple(restore_probability(found, prepared.way_back, outside=0.0) for found in maps)
 
     def _decide(self, found: NDArray[np.float32]) -> NDArray[Any]:
-        """Labels of probabilities ``(output, ...)``: the most probable one, or the regions that are there."""
+        """The most probable label, or the regions that are there; the first maps are each output's probability."""
+        found = found[: len(self._names)]
         if self.regions:
             return assemble_regions(found, self.regions)
         chosen: NDArray[Any] = np.array(self.labels, dtype=self._dtype)[found.argmax(axis=0)]
         return chosen
 
-    def _uncertainty(self, spread: Spread, label: NDArray[Any], prepared: Prepared) -> dict[str, NDArray[np.float32]]:
-        """The maps on the source grid; with a recipe that resamples they are interpolated as probabilities are."""
 
-        def restore(values: torch.Tensor) -> NDArray[np.float32]:
-            return restore_probability(values.cpu().numpy(), prepared.way_back, outside=0.0)
-
-        sd = np.zeros(label.shape, np.float32)
-        for output, value in enumerate([region.label for region in self.regions] or self.labels):
-            chosen = label == value
-            if self.regions or chosen.any():
-                found = restore(spread.sd(output))
-                sd[chosen] = found[chosen]
-                if self.regions:
-                    np.maximum(sd, found, out=sd, where=label == 0)
-        return {
-            "entropy": restore(spread.entropy),
-            "mutual_information": restore(spread.mutual_information),
-            "sd": sd,
-        }
+def _output(number: int, found: NDArray[np.float32], _: NDArray[Any]) -> NDArray[np.float32]:
+    """One of the maps that come in."""
+    chosen: NDArray[np.float32] = found[number]
+    return chosen
 
 
 def _limited(window: SlidingWindow, limit: int | None) -> SlidingWindow:

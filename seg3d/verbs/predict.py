@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -125,7 +126,7 @@ def predict(
         )
         target = Path(output)
         _refuse_place(scans, target)
-        return _predict_scans(predictor, members, config, scans, target, tell)
+        return _predict_scans(replace(predictor, scratch=_disk_of(target)), members, config, scans, target, tell)
 
 
 def _refuse_place(scans: Sequence[Scan], target: Path) -> None:
@@ -135,6 +136,11 @@ def _refuse_place(scans: Sequence[Scan], target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise DataError("the answers need a folder", where="--output", got=target, expected="a folder, or none yet")
     refuse_overwriting_inputs(scans, target)
+
+
+def _disk_of(target: Path) -> Path:
+    """The folder of the answers, or the one that it will be made in: it has room for large files, as /tmp may not."""
+    return next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.is_dir())
 
 
 def _predict_scans(
