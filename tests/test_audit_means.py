@@ -144,6 +144,22 @@ def test_the_figure_says_over_how_many_cases_its_means_are() -> None:
     assert texts(audit_of(1))[:2] == ["liver: Dice\n1 of 2 cases", "Dice, mean over cases with a score in every run"]
 
 
+@pytest.mark.parametrize(("labels", "panels"), [(1, 1), (6, 6), (7, 7), (300, 24)])
+def test_the_figure_draws_the_labels_that_spread_most_where_there_are_many(labels: int, panels: int) -> None:
+    found = audit_of(2)
+    found["labels"] = {str(value): f"organ {value}" for value in range(1, labels + 1)}
+    found["scored_cases"] = dict.fromkeys(found["labels"], 2)
+    of = {str(value): vars(spread_of([0.5, 0.5 + value / 1000])) for value in range(1, labels + 1)}
+    found["setups"]["random"]["scores"] = {label: {"Dice": one, "IoU": one} for label, one in of.items()}
+    figure = score_figure(found)
+    titles = [axes.get_title() for axes in figure.axes if axes.axison]
+    assert len(titles) == 2 * panels
+    assert {title.split(":")[0] for title in titles} == {f"organ {labels - number}" for number in range(panels)}
+    told = "The 24 of 300 labels whose Dice spreads most over the runs"
+    assert figure.get_suptitle() == (told if labels > 24 else "")
+    assert max(figure.get_size_inches()) < 30
+
+
 def test_pictures_in_dispute_are_drawn_as_they_are_stored_and_thin_volumes_in_their_own_plane() -> None:
     share = np.zeros((30, 20, 1), np.float32)
     share[:3, :4] = 0.5  # first columns, first rows

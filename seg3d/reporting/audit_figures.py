@@ -20,6 +20,7 @@ from seg3d.volume import Spacing
 
 # fixed by name, so that a set-up has its colour in every report
 COLOURS = {"random": OKABE_ITO[5], "seeded": OKABE_ITO[1], "deterministic": OKABE_ITO[2]}
+_ABREAST, _BLOCKS = 6, 4  # panels of labels beside each other, and below each other
 _SIDES = {"R": "; patient right on the left", "A": "; patient front on the left"}
 
 
@@ -37,23 +38,43 @@ def score_figure(found: Mapping[str, Any]) -> Figure:
     """Dice and IoU of each label or region by set-up: a box for each set-up and a point for each run.
 
     Each mean is over the cases that have a score in every run of the audit; where these are not all, the titles tell.
+    Of many labels those are drawn whose Dice spreads most over the runs of a set-up.
 
     Args:
         found: What :func:`seg3d.auditing.gather.gather` collected.
     """
-    labels, cases = dict(found["labels"]), len(found["test_cases"])
-    whole = all(found["scored_cases"][label] == cases for label in labels)
-    figure = Figure(figsize=(2.6 * len(labels) + 2.2, 6.2), layout="constrained")
-    panels = figure.subplots(2, len(labels), squeeze=False)
-    for row, score in zip(panels, ("Dice", "IoU"), strict=True):
-        for axes, (label, name) in zip(row, labels.items(), strict=True):
-            values = {setup: of["scores"][label][score]["values"] for setup, of in found["setups"].items()}
-            _draw_boxes(axes, values)
+    labels, cases = found["labels"], len(found["test_cases"])
+    shown = _widest(found)
+    whole = all(found["scored_cases"][label] == cases for label in shown)
+    columns, blocks = min(_ABREAST, len(shown)), -(-len(shown) // _ABREAST)
+    figure = Figure(figsize=(2.6 * columns + 2.2, 6.2 * blocks), layout="constrained")
+    panels = figure.subplots(2 * blocks, columns, squeeze=False)
+    for unused in panels.flat:
+        unused.set_axis_off()
+    over = f"{cases} test cases" if whole else "cases with a score in every run"
+    for number, label in enumerate(shown):
+        block, column = divmod(number, _ABREAST)
+        for axes, score in zip(panels[2 * block : 2 * block + 2, column], ("Dice", "IoU"), strict=True):
+            axes.set_axis_on()
+            _draw_boxes(axes, {setup: of["scores"][label][score]["values"] for setup, of in found["setups"].items()})
             counted = "" if whole else f"\n{found['scored_cases'][label]} of {cases} cases"
-            axes.set_title(f"{name}: {score}{counted}", fontsize=10, parse_math=False)
-        over = f"{cases} test cases" if whole else "cases with a score in every run"
-        row[0].set_ylabel(f"{score}, mean over {over}")
+            axes.set_title(f"{labels[label]}: {score}{counted}", fontsize=10, parse_math=False)
+            if not column:
+                axes.set_ylabel(f"{score}, mean over {over}")
+    if len(shown) < len(labels):
+        figure.suptitle(f"The {len(shown)} of {len(labels)} {found['scored']}s whose Dice spreads most over the runs")
     return figure
+
+
+def _widest(found: Mapping[str, Any]) -> list[str]:
+    """Labels to be drawn, in their order: all, or of too many those with the largest SD of Dice in any set-up."""
+
+    def spread(label: str) -> float:
+        return max(of["scores"][label]["Dice"]["sd"] or 0.0 for of in found["setups"].values())
+
+    labels = list(found["labels"])
+    chosen = set(sorted(labels, key=spread, reverse=True)[: _ABREAST * _BLOCKS])
+    return [label for label in labels if label in chosen]
 
 
 def layer_figure(found: Mapping[str, Any]) -> Figure:
