@@ -392,6 +392,15 @@ def test_a_prediction_ends_where_it_stands_when_nobody_wants_it() -> None:
     assert sorted(shares) == shares
 
 
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_the_share_that_is_told_comes_to_the_whole_with_each_network(others: int) -> None:
+    model, shares = hand_made(others=tuple(Threshold() for _ in range(others))), []
+    with watched(model.predictor, shares.append) as predictor:
+        predictor.predict([_volume_of(bright((20, 20, 20)))])
+    assert shares[-1] == pytest.approx(1)
+    assert sorted(shares) == shares
+
+
 def test_watching_a_prediction_does_not_change_it() -> None:
     model, volume = hand_made(), _volume_of(bright((20, 20, 20)))
     plain = model.predictor.predict([volume], probabilities=True)

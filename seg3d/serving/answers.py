@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def predict_job(model: ServedModel, job: Job) -> Answer:
     job.advance(0.0)
     try:
         volumes = read_image(job.scan.images, len(model.wanted.channels))
-        with watched(model.predictor, job.advance) as predictor:
+        with watched(replace(model.predictor, scratch=job.folder), job.advance) as predictor:
             found = predictor.predict(volumes, probabilities=True)
     except Seg3dError as error:
         raise Refusal(422, told(error, job.folder)) from error

@@ -117,4 +117,8 @@ def watched(predictor: Predictor, advance: Callable[[float], None]) -> Iterator[
         advance(min(share, 1.0))
 
     with _Checked(lambda: advance(min(share, 1.0))):
-        yield replace(predictor, window=replace(predictor.window, advance=count))
+        yield replace(
+            predictor,
+            window=replace(predictor.window, advance=count),
+            others=tuple((network, replace(window, advance=count)) for network, window in predictor.others),
+        )
