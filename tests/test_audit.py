@@ -58,11 +58,12 @@ def tracked(database: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def audited(config: Path, tracked: list[str]) -> Path:
-    """An audit whose random runs were made in this process and the deterministic ones side by side in new ones."""
+    """An audit whose random runs and first deterministic one were made in this process, and the second in a new one."""
     plan = {"runs": 2, "setups": ["random", "deterministic"], "jobs": 2}
     with pytest.MonkeyPatch.context() as patch:
         run_here(patch)
-        seg3d.audit(config, tracked, shard="1/2", **plan)
+        for shard in ("1/2", "2/4"):
+            seg3d.audit(config, tracked, shard=shard, **plan)
     return seg3d.audit(config, tracked, **plan)
 
 
@@ -269,6 +270,7 @@ def test_shards_share_the_runs_and_the_last_one_collects(config: Path, tmp_path:
     assert found(tmp_path / "audit")["setups"]["seeded"]["distinct_weights"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_seeds_can_vary_instead_while_the_cases_stay(config: Path, tmp_path: Path) -> None:
     folder = seg3d.audit(

@@ -433,6 +433,7 @@ def test_several_runs_give_the_mean_of_their_probabilities(runs: list[Path], sou
         np.testing.assert_array_equal(image.affine, scan.affine)
 
 
+@pytest.mark.slow
 def test_runs_of_other_networks_and_patches_are_averaged_where_they_are(
     config: Path, source: Path, tmp_path: Path
 ) -> None:

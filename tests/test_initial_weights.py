@@ -57,6 +57,7 @@ def test_a_training_begins_with_the_weights_of_the_run(config: Path, first: Path
     assert open_run_folder(plain).identity["identity_sha256"] != identity["identity_sha256"]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_to_the_bit_again_and_after_a_stop(config: Path, first: Path, tmp_path: Path) -> None:
     start = Path(shutil.copytree(first, tmp_path / "start"))
     settings = ["data.split.seed=0", f"train.initial_weights={start}", "train.ema_decay=0.9", "train.max_epochs=3"]

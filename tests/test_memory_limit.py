@@ -95,7 +95,7 @@ def measured(script: str, arguments: list[Any], shape: tuple[int, int, int]) -> 
     [
         ("batch", 16, (48, 96, 96), 72),
         ("batch", 16, (32, 256, 256), 110),
-        ("batch", 16, (12, 384, 384), 120),
+        pytest.param("batch", 16, (12, 384, 384), 120, marks=pytest.mark.slow),
         ("instance", 96, (96, 96, 96), 100),
     ],
 )
@@ -103,6 +103,7 @@ def test_a_process_holds_no_more_than_it_may(norm: str, tile: int, shape: tuple[
     assert grown(norm, tile, shape, most) <= most
 
 
+@pytest.mark.slow
 def test_without_a_limit_it_holds_more() -> None:
     """The limits above are not kept by chance."""
     assert grown("batch", 16, (32, 256, 256), None) > 110

@@ -188,10 +188,10 @@ def stopped(stopped_once: Path, undisturbed: Path, tmp_path: Path) -> Path:
     [
         "train.accumulate=2",
         pytest.param("train.optimizer.kind=sgd", marks=pytest.mark.slow),
-        "train.precision=bf16",
+        pytest.param("train.precision=bf16", marks=pytest.mark.slow),
         pytest.param("sampling.balance=lesion", marks=pytest.mark.slow),
         pytest.param("reproducibility.mode=seeded", marks=pytest.mark.slow),
-        "train.early_stop_patience=1",
+        pytest.param("train.early_stop_patience=1", marks=pytest.mark.slow),
         pytest.param("train.validate_every=2", marks=pytest.mark.slow),
     ],
 )

@@ -62,6 +62,7 @@ def fail_as(rank: int, error: Exception) -> None:
     raise error
 
 
+@pytest.mark.slow
 def test_a_mistake_that_a_spawned_process_finds_is_told_without_its_traceback() -> None:
     mistake = DataError("the volume\nhas changed", where="a.h5", fix="Prepare it again.")
     with pytest.raises(RunError) as told, told_by_ranks():
