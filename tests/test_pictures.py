@@ -370,6 +370,23 @@ def test_a_palette_is_labels_but_no_image(tmp_path: Path, suffix: str) -> None:
     raises("table of colours", read_volume, tmp_path / f"a{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_palette_that_draws_a_label_in_black_is_refused(tmp_path: Path, suffix: str) -> None:
+    reduced = Image.fromarray(np.dstack([mask(255)] * 3)).quantize(2)  # white is its index 0
+    assert reduced.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
+    reduced.save(tmp_path / f"a{suffix}")
+    raises("draws a label in black.*index 1 is black", read_label_map, tmp_path / f"a{suffix}")
+    plain = Image.fromarray(mask(2))
+    plain.putpalette([0] * 9)  # a writer that says nothing of colours
+    plain.save(tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(read_label_map(tmp_path / f"b{suffix}").data[0, :, :, 0], mask(2).T)
+
+
+def test_a_palette_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png_bytes(mask(1), 3, 8))
+    raises("no table of colours", read_header, tmp_path / "a.png")
+
+
 # one channel of colours
 
 
