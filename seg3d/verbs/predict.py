@@ -28,6 +28,7 @@ from seg3d.verbs.members import (
     Member,
     build_predictor,
     distinct,
+    learnt_from_pictures,
     load_member,
     open_runs,
     part_of_split,
@@ -36,7 +37,15 @@ from seg3d.verbs.members import (
     refuse_other_preparation,
     refuse_without_dropout,
 )
-from seg3d.verbs.scans import Progress, digests, read_scan, refuse_overwriting_inputs, suffix, write_answer
+from seg3d.verbs.scans import (
+    Progress,
+    digests,
+    read_scan,
+    refuse_other_kind,
+    refuse_overwriting_inputs,
+    suffix,
+    write_answer,
+)
 from seg3d.volume import Volume
 
 
@@ -125,6 +134,7 @@ def predict(
         )
         target = Path(output)
         _refuse_place(scans, target)
+        refuse_other_kind(scans, learnt_from_pictures(folders[0]))
         return _predict_scans(predictor, members, config, scans, target, tell)
 
 
