@@ -802,6 +802,18 @@ def test_negatives_are_prepared_as_all_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(StoredVolume(store.infos["001"]).label[:, :, 0], mask(1).T)
 
 
+def test_pictures_that_viewers_show_turned_are_told_when_they_are_prepared(tmp_path: Path) -> None:
+    config, lines = config_file(tmp_path), list[str]()
+    prepare(config, progress=False, tell=lines.append)
+    assert lines == []
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, which leaves its size
+    path = tmp_path / "controls" / "imgs" / "control_001.png"
+    Image.open(path).save(path, exif=exif)
+    prepare(config, progress=False, tell=lines.append)
+    assert f"1 of 1 files, the first {path}" in lines[-1]
+
+
 def test_a_case_that_was_prepared_without_label_is_prepared_again_once_it_is_declared_negative(tmp_path: Path) -> None:
     config = config_file(tmp_path)
     controls = "data.folders={images: ['controls/imgs/{case}.png']}"

@@ -85,6 +85,18 @@ def test_a_scan_of_another_kind_than_was_learnt_from_is_refused(undisturbed: Pat
     assert len(seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers")) == 1
 
 
+def test_a_picture_that_viewers_show_turned_is_told(undisturbed: Path, tmp_path: Path) -> None:
+    if ".png" not in (undisturbed / "data.json").read_text():
+        pytest.skip("a volume is not shown turned")
+    exif, lines = Image.Exif(), list[str]()
+    exif[0x0112] = 6
+    for name, remark in (("phone.jpg", exif), ("upright.jpg", Image.Exif())):
+        Image.fromarray(np.zeros((24, 32), np.uint8)).save(tmp_path / name, exif=remark)
+    seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers", tell=lines.append)
+    (note,) = (line for line in lines if line.startswith("NOTE"))
+    assert note.startswith("NOTE: phone.png: viewers are told to show the picture turned")
+
+
 def test_attention_is_written_on_the_grid_of_the_source(config: Path, tmp_path: Path) -> None:
     plain = ["model.kind=attention_unet", "model.padding=same", "model.upsampling=nearest", "model.features=[4,8,8]"]
     run = seg3d.train(config, [*plain, "train.max_epochs=1", "sampling.patch_size=[16,16,1]"])

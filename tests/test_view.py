@@ -333,6 +333,15 @@ def test_a_picture_and_a_scan_do_not_go_together(tmp_path: Path) -> None:
         view(image, tmp_path / "case.html", labels=tmp_path / "mask.png")
 
 
+def test_a_picture_that_viewers_show_turned_says_so(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        Image.fromarray(REFERENCE[:, :, 2]).save(tmp_path / "a.png", exif=exif)
+        page = view(tmp_path / "a.png", tmp_path / "a.html").read_text(encoding="utf-8")
+        assert ("told to show this picture turned" in page) == (orientation != 1)
+
+
 @pytest.mark.parametrize("names", [{1: "tumour"}, None])
 def test_white_is_the_ignored_label_of_a_reference_and_label_1_of_a_prediction(
     tmp_path: Path, names: dict[int, str] | None

@@ -52,6 +52,11 @@ class ImageHeader:
     native: Any = field(repr=False)
     placement: Placement = Placement()
 
+    @property
+    def shown_turned(self) -> bool:
+        """Whether it is a picture that viewers are told to show turned or mirrored; it is read as it is stored."""
+        return isinstance(self.native, PictureFacts) and self.native.turned
+
 
 @dataclass(frozen=True)
 class PictureFacts:

@@ -30,6 +30,7 @@ from seg3d.reporting.viewer.table import Row, label_rows
 from seg3d.volume import Volume
 
 MAX_VOXELS = 2**24  # a texture of 64 MB, of which the viewer keeps four
+SHOWN_TURNED = "Viewers are told to show this picture turned; it was read, and is drawn, as it is stored."
 SCRIPTS = ("data.js", "slices.js", "volume3d.js", "main.js")
 
 
