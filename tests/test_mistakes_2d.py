@@ -218,6 +218,15 @@ def test_the_dice_of_patients_is_told_apart_from_the_false_alarms_of_controls(co
     assert "wrongly found in 1 of 1 cases" in text
 
 
+def test_distances_of_pictures_are_in_pixels_on_the_terminal(config: Path, tmp_path: Path) -> None:
+    save(tmp_path / "found" / "a.png", square(shift=1))
+    assert "HD95 px" in format_summary(evaluate(tmp_path / "found", config, tmp_path / "s.json", subset=True))
+    for name, shift in (("found", 1), ("truth", 0)):  # one slice of a scan has millimetres
+        write_nifti(tmp_path / name / "e.nii.gz", square(1, shift)[:, :, np.newaxis])
+    found = evaluate(tmp_path / "found" / "e.nii.gz", tmp_path / "truth" / "e.nii.gz", tmp_path / "e.json")
+    assert "HD95 mm" in format_summary(found)
+
+
 def test_a_label_that_every_case_has_needs_no_line_of_its_own(config: Path, tmp_path: Path) -> None:
     save(tmp_path / "found" / "a.png", square())
     summary = evaluate(tmp_path / "found", config, tmp_path / "s.json", subset=True)
