@@ -14,6 +14,7 @@ from seg3d.errors import ConfigError, DataError, Fault, FaultsError
 from seg3d.metrics import format_summary
 from seg3d.verbs.check import check
 from seg3d.verbs.evaluate import evaluate
+from seg3d.verbs.prepare import prepare
 
 CONFIG = """
 name: mistakes
@@ -133,6 +134,19 @@ def test_check_lists_scans_whose_slices_cannot_be_told(
         assert "44 degrees" in found["oblique_slices"].got
         volumes = ("model.dims=3", "sampling.patch_size=[8, 8, 8]", "model.features=[4, 8]")
         assert told(tmp_path / "slices.yaml", *volumes) == {}
+
+
+def test_pictures_that_the_patch_cuts_into_lines_are_refused(config: Path, tmp_path: Path) -> None:
+    wrong = "sampling.patch_size=[1, 8, 8]"  # as if the channel came first
+    fault = told(config, wrong)["line_slices"]
+    assert (fault.got, fault.note) == ("(12, 10, 1)", False)
+    assert "across x are lines" in fault.what
+    with pytest.raises(FaultsError, match="across x are lines"):
+        prepare(config, [wrong], progress=False)
+    save(tmp_path / "image" / "a.png", noise(0)[:, :1])  # a picture one pixel wide has one slice, too
+    save(tmp_path / "label" / "a.png", square()[:, 3:4])
+    assert told(config) == {}
+    prepare(config, progress=False)
 
 
 def test_a_scan_that_does_not_say_how_the_patient_lies_is_told(tmp_path: Path) -> None:
