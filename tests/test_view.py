@@ -145,6 +145,14 @@ def test_an_ignored_label_is_neither_right_nor_wrong() -> None:
     assert rows_of(page)[1][4:] == ["–", "–", "–"]
 
 
+def test_the_page_begins_where_most_is_marked_that_counts() -> None:
+    labels = REFERENCE.copy()
+    labels[8:, 5:, 6:] = 9  # more than is marked in any slice
+    page = page_of(labels=volume(labels), prediction=None, names={1: "tumour"}, ignore_label=9)
+    x, y, z = facts_of(page)["start"]
+    assert labels[x, y, z] == 1
+
+
 @pytest.mark.parametrize("codes", ORIENTATIONS[::7])
 def test_every_orientation_is_shown_the_same(codes: str) -> None:
     shape = (9, 7, 5)
