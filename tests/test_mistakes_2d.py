@@ -14,6 +14,7 @@ from seg3d.errors import ConfigError, DataError, Fault, FaultsError
 from seg3d.metrics import format_summary
 from seg3d.verbs.check import check
 from seg3d.verbs.evaluate import evaluate
+from seg3d.verbs.prepare import prepare
 
 CONFIG = """
 name: mistakes
@@ -135,6 +136,19 @@ def test_check_lists_scans_whose_slices_cannot_be_told(
         assert told(tmp_path / "slices.yaml", *volumes) == {}
 
 
+def test_pictures_that_the_patch_cuts_into_lines_are_refused(config: Path, tmp_path: Path) -> None:
+    wrong = "sampling.patch_size=[1, 8, 8]"  # as if the channel came first
+    fault = told(config, wrong)["line_slices"]
+    assert (fault.got, fault.note) == ("(12, 10, 1)", False)
+    assert "across x are lines" in fault.what
+    with pytest.raises(FaultsError, match="across x are lines"):
+        prepare(config, [wrong], progress=False)
+    save(tmp_path / "image" / "a.png", noise(0)[:, :1])  # a picture one pixel wide has one slice, too
+    save(tmp_path / "label" / "a.png", square()[:, 3:4])
+    assert told(config) == {}
+    prepare(config, progress=False)
+
+
 def test_a_scan_that_does_not_say_how_the_patient_lies_is_told(tmp_path: Path) -> None:
     label = np.ones((8, 8, 8), np.uint8)
     for name, codes in (("a", {"sform": 0, "qform": 0}), ("b", {"sform": 0}), ("c", {"qform": 0})):
@@ -216,6 +230,15 @@ def test_the_dice_of_patients_is_told_apart_from_the_false_alarms_of_controls(co
     assert "positives: lung Dice 0.750" in text
     assert "over the 3 cases with it" in text
     assert "wrongly found in 1 of 1 cases" in text
+
+
+def test_distances_of_pictures_are_in_pixels_on_the_terminal(config: Path, tmp_path: Path) -> None:
+    save(tmp_path / "found" / "a.png", square(shift=1))
+    assert "HD95 px" in format_summary(evaluate(tmp_path / "found", config, tmp_path / "s.json", subset=True))
+    for name, shift in (("found", 1), ("truth", 0)):  # one slice of a scan has millimetres
+        write_nifti(tmp_path / name / "e.nii.gz", square(1, shift)[:, :, np.newaxis])
+    found = evaluate(tmp_path / "found" / "e.nii.gz", tmp_path / "truth" / "e.nii.gz", tmp_path / "e.json")
+    assert "HD95 mm" in format_summary(found)
 
 
 def test_a_label_that_every_case_has_needs_no_line_of_its_own(config: Path, tmp_path: Path) -> None:

@@ -370,6 +370,23 @@ def test_a_palette_is_labels_but_no_image(tmp_path: Path, suffix: str) -> None:
     raises("table of colours", read_volume, tmp_path / f"a{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_palette_that_draws_a_label_in_black_is_refused(tmp_path: Path, suffix: str) -> None:
+    reduced = Image.fromarray(np.dstack([mask(255)] * 3)).quantize(2)  # white is its index 0
+    assert reduced.getpalette()[:6] == [255, 255, 255, 0, 0, 0]
+    reduced.save(tmp_path / f"a{suffix}")
+    raises("draws a label in black.*index 1 is black", read_label_map, tmp_path / f"a{suffix}")
+    plain = Image.fromarray(mask(2))
+    plain.putpalette([0] * 9)  # a writer that says nothing of colours
+    plain.save(tmp_path / f"b{suffix}")
+    np.testing.assert_array_equal(read_label_map(tmp_path / f"b{suffix}").data[0, :, :, 0], mask(2).T)
+
+
+def test_a_palette_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png_bytes(mask(1), 3, 8))
+    raises("no table of colours", read_header, tmp_path / "a.png")
+
+
 # one channel of colours
 
 
@@ -783,6 +800,18 @@ def test_negatives_are_prepared_as_all_background(tmp_path: Path) -> None:
     assert store.infos["001"].class_counts == {0: HEIGHT * WIDTH - 8, 1: 8}
     assert store.infos["001"].grid.shape == (WIDTH, HEIGHT, 1)
     np.testing.assert_array_equal(StoredVolume(store.infos["001"]).label[:, :, 0], mask(1).T)
+
+
+def test_pictures_that_viewers_show_turned_are_told_when_they_are_prepared(tmp_path: Path) -> None:
+    config, lines = config_file(tmp_path), list[str]()
+    prepare(config, progress=False, tell=lines.append)
+    assert lines == []
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, which leaves its size
+    path = tmp_path / "controls" / "imgs" / "control_001.png"
+    Image.open(path).save(path, exif=exif)
+    prepare(config, progress=False, tell=lines.append)
+    assert f"1 of 1 files, the first {path}" in lines[-1]
 
 
 def test_a_case_that_was_prepared_without_label_is_prepared_again_once_it_is_declared_negative(tmp_path: Path) -> None:

@@ -444,6 +444,15 @@ def test_settings_that_suit_slices_are_taken(tmp_path: Path, settings: list[str]
     load_config(path, settings)
 
 
+def test_patches_of_slices_without_two_dimensions_are_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(PLAIN)
+    with pytest.raises(FaultsError, match=r"need model\.dims 2; of volumes the nearest size is \[32, 32, 4\]"):
+        load_config(path, ["model.dims=3"])
+    with pytest.raises(FaultsError, match=r"The nearest size is \[32, 32, 1\]"):
+        load_config(path, ["sampling.patch_size=[33, 32, 1]"])
+
+
 def test_sizes_of_valid_convolutions_are_told(tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text(PLAIN)

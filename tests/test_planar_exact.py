@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scans import write_nifti
 from study import make_planar_study, result_of
 from test_resume import OFTEN, digests, kill, start, train_in_process
 
 import seg3d
+from seg3d.errors import DataError
 from seg3d.io import read_header, read_label_map, read_volume
 from seg3d.verbs.audit_ops import audit_operators
 
@@ -68,6 +71,30 @@ def test_predictions_lie_on_the_grids_of_their_sources(undisturbed: Path, tmp_pa
         source = sources[answer.name]
         assert read_header(answer).grid.same_as(read_header(source).grid)
         assert set(np.unique(read_label_map(answer).data)) <= {0, 1}
+
+
+def test_a_scan_of_another_kind_than_was_learnt_from_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    scans = {"picture": tmp_path / "a.png", "volume": tmp_path / "b.nii.gz"}
+    Image.fromarray(np.zeros((24, 24), np.uint8)).save(scans["picture"])
+    write_nifti(scans["volume"], np.zeros((24, 24, 1), np.uint8))
+    other = "volume" if ".png" in (undisturbed / "data.json").read_text() else "picture"
+    with pytest.raises(DataError, match=f"a {other} .* learnt from.*{scans[other].name}"):
+        seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers")
+    assert not (tmp_path / "answers").exists()
+    scans[other].unlink()
+    assert len(seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers")) == 1
+
+
+def test_a_picture_that_viewers_show_turned_is_told(undisturbed: Path, tmp_path: Path) -> None:
+    if ".png" not in (undisturbed / "data.json").read_text():
+        pytest.skip("a volume is not shown turned")
+    exif, lines = Image.Exif(), list[str]()
+    exif[0x0112] = 6
+    for name, remark in (("phone.jpg", exif), ("upright.jpg", Image.Exif())):
+        Image.fromarray(np.zeros((24, 32), np.uint8)).save(tmp_path / name, exif=remark)
+    seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers", tell=lines.append)
+    (note,) = (line for line in lines if line.startswith("NOTE"))
+    assert note.startswith("NOTE: phone.png: viewers are told to show the picture turned")
 
 
 def test_attention_is_written_on_the_grid_of_the_source(config: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -117,6 +118,16 @@ def test_a_picture_is_answered_by_a_png_and_its_probability_by_a_tiff(tmp_path: 
         assert fetched(client, state["links"]["probability_1"], tmp_path / "p.tif").read_bytes()[:4] == b"II*\0"
         assert (state["volumes"][0]["voxels"], state["volumes"][0]["volume_ml"]) == (40, None)
         assert state["suffixes"] == {"mask": ".png", "maps": ".tif"}
+
+
+def test_the_page_of_a_picture_tells_that_viewers_show_it_turned(tmp_path: Path) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(picture_bytes())).save(file, format="JPEG", exif=exif)
+    with client_of(hand_made(pictures=True, channels=("",)), tmp_path / "work") as client:
+        uploads = (post(client, content) for content in (picture_bytes(), file.getvalue()))
+        pages = [finished(client, upload)["links"]["page"] for upload in uploads]
+        assert ["told to show this picture turned" in client.get(page).text for page in pages] == [False, True]
 
 
 def test_volumes_are_in_millilitres(desk: TestClient) -> None:

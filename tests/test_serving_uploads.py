@@ -157,6 +157,7 @@ PICTURES = {
     "truncated PNG": (lambda: picture_bytes()[:-20], 422, "truncated or damaged"),
     "truncated JPEG": (lambda: picture_bytes("JPEG")[:-60], 422, "truncated or damaged"),
     "colours for a grey model": (lambda: picture_bytes(colour=True), 422, "coloured"),
+    "NIfTI for a model of pictures": (lambda: nifti_bytes(bright()), 422, "turned to the patient's axes"),
 }
 
 

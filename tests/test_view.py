@@ -145,6 +145,14 @@ def test_an_ignored_label_is_neither_right_nor_wrong() -> None:
     assert rows_of(page)[1][4:] == ["–", "–", "–"]
 
 
+def test_the_page_begins_where_most_is_marked_that_counts() -> None:
+    labels = REFERENCE.copy()
+    labels[8:, 5:, 6:] = 9  # more than is marked in any slice
+    page = page_of(labels=volume(labels), prediction=None, names={1: "tumour"}, ignore_label=9)
+    x, y, z = facts_of(page)["start"]
+    assert labels[x, y, z] == 1
+
+
 @pytest.mark.parametrize("codes", ORIENTATIONS[::7])
 def test_every_orientation_is_shown_the_same(codes: str) -> None:
     shape = (9, 7, 5)
@@ -331,6 +339,15 @@ def test_a_picture_and_a_scan_do_not_go_together(tmp_path: Path) -> None:
     Image.fromarray(REFERENCE[:, :, 2]).save(tmp_path / "mask.png")
     with pytest.raises(DataError, match="the image is a scan and the reference a picture"):
         view(image, tmp_path / "case.html", labels=tmp_path / "mask.png")
+
+
+def test_a_picture_that_viewers_show_turned_says_so(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        Image.fromarray(REFERENCE[:, :, 2]).save(tmp_path / "a.png", exif=exif)
+        page = view(tmp_path / "a.png", tmp_path / "a.html").read_text(encoding="utf-8")
+        assert ("told to show this picture turned" in page) == (orientation != 1)
 
 
 @pytest.mark.parametrize("names", [{1: "tumour"}, None])

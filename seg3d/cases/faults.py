@@ -132,7 +132,7 @@ def _image(case: Case, header: ImageHeader, dataset: Dataset, found: _Findings) 
 def _note_picture(case: Case, header: ImageHeader, found: _Findings) -> None:
     if header.native.alpha:
         found.alpha.append(header.path)
-    if header.native.turned:
+    if header.shown_turned:
         where = f"{case.case_id} {header.path}"
         what = "viewers are told to show the picture turned; its pixels are read as they are stored"
         fix = "Check that image and label map agree."

@@ -95,7 +95,10 @@ class Config(Section):
             what = f"not a size that valid convolutions of {levels} levels can answer for"
         if any(size[axis] != 1 for axis in thin):
             what = f"a slice like the patches has 1 voxel along {'xyz'[thin[0]]}"
-        return [Fault(key, "wrong_value", what, str(list(size)), str(nearest), f"The nearest size is {nearest}")]
+        fix = f"The nearest size is {nearest}"
+        if self.model.dims == 3 and len(self.sampling.thin_axes) == 1:
+            fix = f"Pictures and slices need model.dims 2; of volumes the nearest size is {nearest}"
+        return [Fault(key, "wrong_value", what, str(list(size)), str(nearest), fix)]
 
     def _norm_faults(self) -> list[Fault]:
         """Sizes whose coarsest level is a single voxel, which has no spread that could be normalised."""

@@ -52,6 +52,11 @@ class ImageHeader:
     native: Any = field(repr=False)
     placement: Placement = Placement()
 
+    @property
+    def shown_turned(self) -> bool:
+        """Whether it is a picture that viewers are told to show turned or mirrored; it is read as it is stored."""
+        return isinstance(self.native, PictureFacts) and self.native.turned
+
 
 @dataclass(frozen=True)
 class PictureFacts:
@@ -61,14 +66,14 @@ class PictureFacts:
         kind: ``"png"``, ``"tiff"`` or ``"jpeg"``.
         bits: Bits of a sample in the file.
         alpha: Whether it has an alpha channel, which counts for nothing.
-        palette: Whether its pixels are indices into a table of colours.
+        palette: Red, green and blue of each index, 8 bits each, where its pixels are indices into a table of colours.
         turned: Whether viewers are told to show it turned or mirrored; its pixels are read as they are stored.
     """
 
     kind: str
     bits: int
     alpha: bool = False
-    palette: bool = False
+    palette: bytes = b""
     turned: bool = False
 
 

@@ -63,7 +63,8 @@ def read_picture_labels(header: ImageHeader, declared: frozenset[int]) -> NDArra
     """The pixels of a mask ``(1, x, y, 1)``: indices; black and white mean 0 and 1, unless white is a declared label.
 
     Raises:
-        DataError: The file is damaged, a JPEG or coloured, or its mask lies in the alpha channel.
+        DataError: The file is damaged, a JPEG or coloured, its mask lies in the alpha channel, or its table of colours
+            draws a label in black and index 0 not.
     """
     if header.native.kind == "jpeg":
         raise DataError(
@@ -88,7 +89,9 @@ def read_picture_labels(header: ImageHeader, declared: frozenset[int]) -> NDArra
             fix="Save it as grey picture without transparency.",
         )
     grey = samples[..., :1]
-    if not header.native.palette:
+    if header.native.palette:
+        _refuse_black_label(header, grey)
+    else:
         for white in {255, 2**header.native.bits - 1} - declared:
             if white > 1 and np.all((grey == 0) | (grey == white)):
                 grey = grey != 0
@@ -153,6 +156,19 @@ def _split(header: ImageHeader) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if not header.native.alpha:
         return samples, None
     return samples[..., :-1], samples[..., -1]
+
+
+def _refuse_black_label(header: ImageHeader, indices: NDArray[Any]) -> None:
+    """Refuse indices that a program chose which reduces colours: often the background's is another than 0."""
+    colours = np.frombuffer(header.native.palette, np.uint8).reshape(-1, 3)
+    black = [index for index in np.unique(indices).tolist() if index < len(colours) and not colours[index].any()]
+    if colours[0].any() and black:
+        raise DataError(
+            "the mask draws a label in black, and index 0, which is the background, in a colour",
+            where=header.path,
+            got=f"index {black[0]} is black, index 0 is red, green, blue {', '.join(map(str, colours[0].tolist()))}",
+            fix="Save it as grey picture of label values, or of black and white.",
+        )
 
 
 def _differing(samples: NDArray[Any]) -> int:

@@ -58,7 +58,8 @@ def read_png_header(path: Path) -> ImageHeader:
     packed = sum(chunk.size for chunk in chunks if chunk.kind == b"IDAT")
     check_size(path, height * -(-width * samples * bits // 8), packed * DEFLATE_LIMIT, (width, height, 1))
     alpha = colour in (_GREY_ALPHA, _RGBA)
-    facts = PictureFacts("png", bits, alpha, colour == _PALETTE, _is_turned(path, chunks))
+    palette = _palette(path, chunks) if colour == _PALETTE else b""
+    facts = PictureFacts("png", bits, alpha, palette, _is_turned(path, chunks))
     dtype = np.dtype(np.uint16 if bits == 16 else np.uint8)
     channels = _WITHOUT_ALPHA.get(samples, samples)
     return ImageHeader(path, picture_grid(path, width, height), channels, dtype, "picture", facts)
@@ -116,19 +117,35 @@ def _chunks(path: Path) -> list[_Chunk]:
     return found
 
 
+def _palette(path: Path, chunks: list[_Chunk]) -> bytes:
+    """Red, green and blue of each index."""
+    colours = _content(path, chunks, b"PLTE")
+    if colours is None or len(colours) not in range(3, 769, 3):
+        raise truncated(path, "no table of colours")
+    return colours
+
+
 def _is_turned(path: Path, chunks: list[_Chunk]) -> bool:
     """Whether an EXIF chunk asks viewers to turn the picture."""
-    exif = next((chunk for chunk in chunks if chunk.kind == b"eXIf"), None)
+    exif = _content(path, chunks, b"eXIf")
     if exif is None:
         return False
-    with path.open("rb") as file:
-        file.seek(exif.start)
-        fields = Image.Exif()
-        try:
-            fields.load(file.read(exif.size))
-        except (OSError, SyntaxError, ValueError, struct.error):
-            return False  # a damaged remark says nothing
+    fields = Image.Exif()
+    try:
+        fields.load(exif)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return False  # a damaged remark says nothing
     return bool(fields.get(_ORIENTATION, 1) != 1)
+
+
+def _content(path: Path, chunks: list[_Chunk], kind: bytes) -> bytes | None:
+    """What the first chunk of a kind holds; ``None`` where there is none."""
+    chunk = next((chunk for chunk in chunks if chunk.kind == kind), None)
+    if chunk is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(chunk.start)
+        return file.read(chunk.size)
 
 
 def _check_sums(path: Path, raw: bytes) -> None:

@@ -56,7 +56,7 @@ def read_tiff_header(path: Path) -> ImageHeader:
                 "tiff",
                 int(page.bitspersample),
                 alpha,
-                page.photometric == PHOTOMETRIC.PALETTE,
+                _palette(page) if page.photometric == PHOTOMETRIC.PALETTE else b"",
                 int(page.tags.valueof(_ORIENTATION, 1)) != 1,
             )
             dtype = np.dtype(np.uint8) if page.dtype == np.bool_ else np.dtype(page.dtype).newbyteorder("=")
@@ -150,6 +150,13 @@ def _check_kind(path: Path, page: Any) -> None:
 def _name(code: Any) -> str:
     """What a code stands for, or its number: tifffile gives a plain one where a tag is absent."""
     return str(getattr(code, "name", code))
+
+
+def _palette(page: Any) -> bytes:
+    """Red, green and blue of each index, of which the file has 16 bits."""
+    if page.colormap is None:
+        raise ValueError("no table of colours")
+    return bytes((page.colormap.T >> 8).astype(np.uint8).tobytes())
 
 
 def _lzw_doubts(page: Any) -> Iterator[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from seg3d.io import is_picture
 
 _WORST = 3
 
@@ -30,9 +33,16 @@ def mean_dice(row: Mapping[str, Any]) -> float | None:
     return sum(dice) / len(dice) if dice else None
 
 
+def of_pictures(summary: Mapping[str, Any]) -> bool:
+    """Whether all cases are pictures, whose pixels have no size."""
+    files = [row.get("prediction_file") for row in summary["metric_per_case"]]
+    return bool(files) and all(file is not None and is_picture(Path(file)) for file in files)
+
+
 def format_summary(summary: Mapping[str, Any]) -> str:
     """A short table for the terminal: one line per label, the foreground Dice, the worst cases."""
-    head = f"{'label':<16}{'cases':>6}{'Dice  [95 % interval]':>25}{'median':>8}{'IoU':>7}{'HD95 mm':>15}{'surface':>9}"
+    hd95 = "HD95 px" if of_pictures(summary) else "HD95 mm"
+    head = f"{'label':<16}{'cases':>6}{'Dice  [95 % interval]':>25}{'median':>8}{'IoU':>7}{hd95:>15}{'surface':>9}"
     lines = [f"{head}{'lesions found':>15}{'empty':>7}"]
     pooled = summary["pooled_over_all_voxels_of_all_cases"]
     lines += [_label_line(entry, pooled[label]["Lesions"]) for label, entry in summary["per_label"].items()]

@@ -69,6 +69,7 @@ def prepare_image(volumes: Sequence[Volume], recipe: Recipe, *, x_fastest: bool 
     turn, grid = turn_to_ras(source)
     if recipe.slice_axis is not None:
         refuse_oblique(grid, recipe.slice_axis)
+        refuse_lines(grid, recipe.slice_axis)
     whole = WayBack(source, turn, (0, 0, 0), grid.shape, grid.shape)
     start, shape = find_crop([whole.turned(channel) for channel in channels], grid, recipe.crop)
     cropped = grid.cropped(start, shape)
@@ -106,6 +107,22 @@ def refuse_oblique(grid: Grid, axis: int) -> None:
             got=f"an axis {degrees:.0f} degrees from the patient's",
             expected=f"at most {_OBLIQUE_DEG:g}",
             fix="Resample the scan to the patient's axes, or use a network of 3 dimensions.",
+        )
+
+
+def refuse_lines(grid: Grid, axis: int) -> None:
+    """Refuse a grid in RAS+ order, of a picture or a single slice, whose slices across an axis are lines.
+
+    Raises:
+        DataError: It has one voxel along another axis and several along this one.
+    """
+    thin = [other for other, size in enumerate(grid.shape) if size == 1 and other != axis]
+    if grid.shape[axis] > 1 and thin:
+        raise DataError(
+            f"slices across {'xyz'[axis]} are lines: the scan has one voxel along {'xyz'[thin[-1]]}",
+            got=grid.shape,
+            expected=f"sampling.patch_size with its 1 along {'xyz'[thin[-1]]}",
+            fix="[256, 256, 1] is axial and takes pictures, [256, 1, 256] is coronal, [1, 256, 256] sagittal.",
         )
 
 

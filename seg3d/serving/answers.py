@@ -161,7 +161,7 @@ def case_page(model: ServedModel, job: Job, threshold: float | None, *, adjustab
         threshold: See :func:`label_at`.
         adjustable: The page itself can change the threshold, where there is but one label.
     """
-    from seg3d.reporting.viewer import viewer_page
+    from seg3d.reporting.viewer import SHOWN_TURNED, viewer_page
 
     answer: Answer = job.answer
     volumes = read_image(job.scan.images, len(model.wanted.channels))
@@ -177,7 +177,7 @@ def case_page(model: ServedModel, job: Job, threshold: float | None, *, adjustab
         probability=_volume(next(iter(answer.probabilities.values())), image) if single else None,
         names=model.names,
         picture=is_picture(job.scan.images[0]),
-        notes=(*_notes(model, threshold), DISCLAIMER),
+        notes=(*_notes(model, threshold), *([SHOWN_TURNED] if job.scan.header.shown_turned else []), DISCLAIMER),
     )
 
 

@@ -30,7 +30,8 @@ class Wanted:
     Attributes:
         channels: Names of its channels.
         recipe: How scans are prepared for it.
-        pictures: Whether it has learnt from pictures; else from volumes, whose grey values a picture does not have.
+        pictures: Whether it has learnt from pictures alone; else from volumes, whose grey values a picture does not
+            have.
     """
 
     channels: tuple[str, ...]
@@ -111,6 +112,14 @@ def _refuse_other_kind(headers: Sequence[ImageHeader], wanted: Wanted) -> None:
             got="PNG or JPEG",
             expected=f"a volume ({names}) as NIfTI or NRRD",
             fix="Upload the scan itself, not a picture of it.",
+        )
+    if wanted.pictures and not all(is_picture(header.path) for header in headers):
+        raise Refusal(
+            422,
+            "a volume is turned to the patient's axes, which the pictures that this model has learnt from do not have",
+            got="NIfTI or NRRD",
+            expected="PNG or JPEG",
+            fix="Export it as the pictures were.",
         )
 
 

@@ -15,13 +15,12 @@ from seg3d.build.dataset import foreground
 from seg3d.build.prediction import prediction_settings
 from seg3d.config import load_config
 from seg3d.inference.predictor import Predictor
-from seg3d.io.picture import SUFFIXES as PICTURE_SUFFIXES
 from seg3d.serving.cards import model_card
 from seg3d.serving.inspection import Wanted
-from seg3d.training.run_folder import RunFolder, read_json
 from seg3d.verbs.members import (
     build_predictor,
     distinct,
+    learnt_from_pictures,
     load_member,
     open_runs,
     read_model,
@@ -71,16 +70,9 @@ def load_model(
     names = {value: name for name, value in foreground(model["labels"], model["ignore_label"]).items()}
     if model["regions"]:
         names = {region.label: region.name for region in model["regions"]}
-    wanted = Wanted(predictor.channels, predictor.recipe, learnt_from_pictures(folders[0]))
+    wanted = Wanted(predictor.channels, predictor.recipe, bool(learnt_from_pictures(folders[0])))
     card = model_card(config, [member.folder for member in members], predictor, names, wanted)
     return ServedModel(predictor, names, wanted, card)
-
-
-def learnt_from_pictures(folder: RunFolder) -> bool:
-    """Whether the images of a run's cases were pictures; no if the run does not tell."""
-    cases = read_json(folder.data).get("cases", {})
-    sources = [name for case in cases.values() for name in case.get("sources", {})]
-    return bool(sources) and all(name.lower().endswith(PICTURE_SUFFIXES) for name in sources)
 
 
 class _Checked(TorchFunctionMode):

@@ -12,7 +12,7 @@ from seg3d.cases import Dataset, find_faults, read_dataset
 from seg3d.config import Config, inspect_config
 from seg3d.errors import ConfigError, DataError, Fault, FaultsError, Seg3dError
 from seg3d.io import read_header
-from seg3d.preparation import refuse_oblique, turn_to_ras
+from seg3d.preparation import refuse_lines, refuse_oblique, turn_to_ras
 from seg3d.store import stored_path
 from seg3d.verbs.prepare import refuse_unlabelled
 
@@ -97,17 +97,18 @@ def _name_faults(dataset: Dataset) -> list[Fault]:
 
 
 def _slice_faults(config: Config, dataset: Dataset) -> Iterator[Fault]:
-    """Scans whose affine does not tell the slices that a network of two dimensions is to see."""
+    """Scans that do not have the slices, or do not tell them, that a network of two dimensions is to see."""
     thin = config.sampling.thin_axes if config.model.dims == 2 else ()
     for case in dataset.cases if len(thin) == 1 else ():  # other numbers of thin axes are faults of the config
         try:
             grid = read_header(case.images[0]).grid
         except DataError:  # told already
             continue
-        try:
-            refuse_oblique(turn_to_ras(grid)[1], thin[0])
-        except DataError as error:
-            yield _fault_of(error, "oblique_slices", f"{case.case_id} {case.images[0]}")
+        for kind, refuse in (("oblique_slices", refuse_oblique), ("line_slices", refuse_lines)):
+            try:
+                refuse(turn_to_ras(grid)[1], thin[0])
+            except DataError as error:
+                yield _fault_of(error, kind, f"{case.case_id} {case.images[0]}")
 
 
 def _fault_of(error: Seg3dError, kind: str, where: object) -> Fault:

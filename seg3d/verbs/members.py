@@ -21,6 +21,7 @@ from seg3d.errors import RunError
 from seg3d.inference.backends import compiled
 from seg3d.inference.ensemble import McDropout
 from seg3d.inference.predictor import Predictor
+from seg3d.io import is_picture
 from seg3d.training.checkpoints import chosen_checkpoint
 from seg3d.training.outcome import predicting_weights, read_checkpoint
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
@@ -103,6 +104,13 @@ def read_model(folder: RunFolder) -> dict[str, Any]:
     """``model.json`` of a run: what its network was trained with; ``regions`` as :class:`seg3d.cases.Region`."""
     model: dict[str, Any] = read_json(folder.path / "model.json")
     return model | {"regions": tuple(map(Region.from_dict, model.get("regions", [])))}  # none in older runs
+
+
+def learnt_from_pictures(folder: RunFolder) -> bool | None:
+    """Whether all files of a run's cases were pictures; ``None`` where some were, or the run does not tell."""
+    cases = read_json(folder.data).get("cases", {}) if folder.data.is_file() else {}
+    kinds = {is_picture(Path(name)) for case in cases.values() for name in case.get("sources", {})}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def build_predictor(members: Sequence[Member], config: Config, mc_dropout: int | None = None) -> Predictor:

@@ -19,7 +19,7 @@ from seg3d.inference.backends import CompiledNetwork
 from seg3d.inference.inputs import Scan, find_scans
 from seg3d.inference.pipeline import overlapped
 from seg3d.inference.predictor import Prediction, Predictor
-from seg3d.io import answer_name, image_stem
+from seg3d.io import answer_name, image_stem, read_header
 from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.reproducibility import configured
@@ -29,6 +29,7 @@ from seg3d.verbs.members import (
     Member,
     build_predictor,
     distinct,
+    learnt_from_pictures,
     load_member,
     open_runs,
     part_of_split,
@@ -37,7 +38,15 @@ from seg3d.verbs.members import (
     refuse_other_preparation,
     refuse_without_dropout,
 )
-from seg3d.verbs.scans import Progress, digests, read_scan, refuse_overwriting_inputs, suffix, write_answer
+from seg3d.verbs.scans import (
+    Progress,
+    digests,
+    read_scan,
+    refuse_other_kind,
+    refuse_overwriting_inputs,
+    suffix,
+    write_answer,
+)
 from seg3d.volume import Volume
 
 
@@ -126,6 +135,7 @@ def predict(
         )
         target = Path(output)
         _refuse_place(scans, target)
+        refuse_other_kind(scans, learnt_from_pictures(folders[0]))
         return _predict_scans(replace(predictor, scratch=_disk_of(target)), members, config, scans, target, tell)
 
 
@@ -180,6 +190,7 @@ def _predict_scans(
     ):
         if error is None:
             progress.add(scan)
+            _tell_turned(scan, tell)
         else:
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
@@ -189,6 +200,12 @@ def _predict_scans(
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", list(faults.values()))
     progress.finish()
     return [target / scan.name for scan in answered]
+
+
+def _tell_turned(scan: Scan, tell: Callable[[str], None]) -> None:
+    """A network that has learnt from upright pictures may have seen this one lying on its side."""
+    if any(read_header(path).shown_turned for path in scan.images):
+        tell(f"NOTE: {scan.name}: viewers are told to show the picture turned; it was predicted as it is stored")
 
 
 def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:

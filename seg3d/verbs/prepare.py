@@ -17,6 +17,7 @@ from seg3d.cases import Dataset, Region
 from seg3d.config import Config, as_config
 from seg3d.digest import FileDigests
 from seg3d.errors import DataError, Fault, FaultsError, RunError, StoreError
+from seg3d.io import is_picture, read_header
 from seg3d.preparation import Recipe
 from seg3d.store import StoredInfo, read_info, stored_path
 from seg3d.verbs.prepare_cases import Outcome, PrepareJob, prepare_cases, usable_cores
@@ -127,12 +128,31 @@ def prepare(
             pending, told = _pending(jobs)  # another process may have done them meanwhile
             for line in told:
                 tell(line)
+            _tell_turned(pending, tell)
             _run(pending, config.prepare.workers or usable_cores(), progress)
             _write_manifest(store, dataset, recipe)  # which reads what is stored before another process may replace it
     else:
         _write_manifest(store, dataset, recipe)
     _tell_cut_off(store, tell)
     return store
+
+
+def _tell_turned(jobs: Sequence[PrepareJob], tell: Callable[[str], None]) -> None:
+    """Pictures of which those who drew the label maps may have seen something else than networks do."""
+    files = [
+        path for job in jobs for path in (*job.case.images, job.case.label) if path is not None and is_picture(path)
+    ]
+    turned = [path for path in files if _is_shown_turned(path)]
+    if turned:
+        text = "NOTE: viewers are told to show pictures turned; they are read as they are stored: do label maps agree?"
+        tell(f"{text} {len(turned)} of {len(files)} files, the first {turned[0]}")
+
+
+def _is_shown_turned(path: Path) -> bool:
+    try:
+        return read_header(path).shown_turned
+    except DataError:  # told when it is prepared
+        return False
 
 
 def _tell_cut_off(store: Store, tell: Callable[[str], None]) -> None:

@@ -13,11 +13,12 @@ from seg3d.errors import DataError
 from seg3d.inference.inputs import Scan
 from seg3d.inference.precision import PrecisionChoice
 from seg3d.inference.predictor import Prediction, Predictor
-from seg3d.io import answer_name, image_stem, read_header, read_image, write_like
+from seg3d.io import answer_name, image_stem, is_picture, read_header, read_image, write_like
 from seg3d.preparation import Prepared
 
 PROGRESS = "predictions.unfinished.json"
 _MAPS = ("probabilities", "uncertainty", "attention")  # folders beside the label maps
+_NAMED = 5  # files in a message
 
 
 def read_scan(predictor: Predictor, scan: Scan) -> Prepared:
@@ -111,6 +112,37 @@ def refuse_overwriting_inputs(scans: Sequence[Scan], target: Path) -> None:
         raise DataError(
             "the answers would overwrite the scans", where=target, got=", ".join(clash), fix="Give another --output."
         )
+
+
+def refuse_other_kind(scans: Sequence[Scan], pictures: bool | None) -> None:
+    """Refuse pictures for a network of volumes, and volumes for one of pictures.
+
+    Args:
+        scans: What is to be predicted.
+        pictures: Whether the network has learnt from pictures alone or from volumes alone; ``None``: neither.
+
+    Raises:
+        DataError: A scan is of the other kind.
+    """
+    other = [path for scan in scans for path in scan.images if pictures is not None and is_picture(path) != pictures]
+    if not other:
+        return
+    got = ", ".join(path.name for path in other[:_NAMED]) + (f" and {len(other) - _NAMED} more" * (len(other) > _NAMED))
+    if pictures:
+        raise DataError(
+            "a volume is turned to the patient's axes, which the pictures that this run has learnt from do not have",
+            where=other[0].parent,
+            got=got,
+            expected="PNG, TIFF or JPEG",
+            fix="Export it as the pictures were, or leave it out.",
+        )
+    raise DataError(
+        "a picture does not hold the grey values that this run has learnt from",
+        where=other[0].parent,
+        got=got,
+        expected="volumes, as NIfTI or NRRD",
+        fix="Predict the scan itself, not a picture of it, or leave it out.",
+    )
 
 
 def _overwrites(answer: Path, scan: Scan) -> bool:

@@ -10,7 +10,7 @@ from seg3d.atomic import write_text
 from seg3d.cases import Region, refuse_grey_levels
 from seg3d.errors import ConfigError, DataError
 from seg3d.io import image_stem, read_header, read_label_map, read_volume
-from seg3d.reporting.viewer import viewer_page
+from seg3d.reporting.viewer import SHOWN_TURNED, viewer_page
 from seg3d.verbs.manifest import read_manifest
 from seg3d.verbs.region_scores import drawn_as_shown, shown_names, unseen_names
 from seg3d.volume import Volume
@@ -64,7 +64,8 @@ def view(
     files |= {what: Path(path) for what, path in given.items() if path is not None}
     _refuse_output(target)
     meaning = _meaning(files, names, ignore_label)
-    picture = read_header(files["image"]).format == "picture"
+    header = read_header(files["image"])
+    picture = header.format == "picture"
     _refuse_mixture(files, picture)
     scan = read_volume(files["image"])
     page = viewer_page(
@@ -78,6 +79,7 @@ def view(
         ignore_label=meaning.ignore_label,
         notes=[
             *(f"{what.capitalize()}: {path.name}" for what, path in files.items()),
+            *([SHOWN_TURNED] if header.shown_turned else []),
             *(f"Not shown, as in no region: {name}" for name in unseen_names(meaning.names or {}, meaning.regions)),
         ],
     )

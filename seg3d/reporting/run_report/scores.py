@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seg3d.errors import RunError
-from seg3d.io import is_picture
-from seg3d.metrics.table import mean_dice
+from seg3d.metrics.table import mean_dice, of_pictures
 from seg3d.reporting.run_report.shapes import SUMMARY, shaped
 from seg3d.training.run_folder import read_json
 
@@ -79,8 +78,7 @@ class Evaluation:
     @property
     def of_pictures(self) -> bool:
         """Whether all cases are pictures, whose pixels have no size."""
-        files = [row.get("prediction_file") for row in self.summary["metric_per_case"]]
-        return bool(files) and all(file is not None and is_picture(Path(file)) for file in files)
+        return of_pictures(self.summary)
 
     @property
     def warnings(self) -> list[Mapping[str, str]]:

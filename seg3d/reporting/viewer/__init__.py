@@ -3,6 +3,6 @@
 >>> from seg3d.reporting.viewer import viewer_page  # doctest: +SKIP
 """
 
-from seg3d.reporting.viewer.page import viewer_page
+from seg3d.reporting.viewer.page import SHOWN_TURNED, viewer_page
 
-__all__ = ["viewer_page"]
+__all__ = ["SHOWN_TURNED", "viewer_page"]

@@ -30,6 +30,7 @@ from seg3d.reporting.viewer.table import Row, label_rows
 from seg3d.volume import Volume
 
 MAX_VOXELS = 2**24  # a texture of 64 MB, of which the viewer keeps four
+SHOWN_TURNED = "Viewers are told to show this picture turned; it was read, and is drawn, as it is stored."
 SCRIPTS = ("data.js", "slices.js", "volume3d.js", "main.js")
 
 
@@ -81,7 +82,7 @@ def viewer_page(
     script = niivue_script() if niivue else None
     return _environment().get_template("page.html.j2").render(
         name=name,
-        scene=_facts(scene, rows) | {"first": scene.values.index(first[0]) + 1 if first else 0},
+        scene=_facts(scene, rows, ignore_label) | {"first": scene.values.index(first[0]) + 1 if first else 0},
         volumes=_volumes(scene),
         rows=rows,
         maps=list(maps),
@@ -90,7 +91,7 @@ def viewer_page(
         picture=picture,
         presets=list(scene.grey.presets),
         notes=[*notes, *scene.notes, *more],
-        still=_still(name, scene, rows),
+        still=_still(name, scene, rows, ignore_label),
         niivue=None if script is None else _packed_script(script),
         licence=_asset("niivue-licence.txt"),
         version=VERSION,
@@ -100,7 +101,7 @@ def viewer_page(
     )  # fmt: skip
 
 
-def _facts(scene: Scene, rows: Sequence[Row]) -> dict[str, Any]:
+def _facts(scene: Scene, rows: Sequence[Row], ignore_label: int | None) -> dict[str, Any]:
     """What the script needs to know, for JSON."""
     words = ONE_LABEL if sum(row.score is not None for row in rows) <= 1 else SEVERAL_LABELS
     outcomes = [{"name": words[v], "colour": _hex(COLOURS[v])} for v in (CORRECT, WRONG, MISSED)]
@@ -122,7 +123,7 @@ def _facts(scene: Scene, rows: Sequence[Row]) -> dict[str, Any]:
         "outcomes": outcomes,
         "maps": list(scene.maps),
         "heatStops": _heat_stops(),
-        "start": _start(scene),
+        "start": _start(scene, ignore_label),
         "tops": {name: heat.top for name, heat in scene.heats.items()},
     }
 
@@ -149,9 +150,10 @@ def _packed(content: bytes, level: int = 6) -> str:
 _packed_script = lru_cache(maxsize=1)(_packed)
 
 
-def _start(scene: Scene) -> list[int]:
-    """The voxel under the crosshair at first: where slices show most of the labels, else the middle."""
-    maps = [scene.maps.get(name) for name in ("reference", "prediction")]
+def _start(scene: Scene, ignore_label: int | None) -> list[int]:
+    """The voxel under the crosshair at first: where slices show most of the labels that count, else the middle."""
+    ignored = scene.values.index(ignore_label) + 1 if ignore_label in scene.values else 0
+    maps = [None if (m := scene.maps.get(name)) is None else m * (m != ignored) for name in ("reference", "prediction")]
     found = [best_slice(plane, maps[0], maps[1], "foreground") for plane in PLANES]
     start = [n // 2 for n in scene.grid.shape]
     for plane, index in zip(PLANES, found, strict=True):
@@ -165,7 +167,7 @@ def _heat_stops() -> list[str]:
     return [to_hex(colour) for colour in colours]
 
 
-def _still(name: str, scene: Scene, rows: Sequence[Row]) -> str:
+def _still(name: str, scene: Scene, rows: Sequence[Row], ignore_label: int | None) -> str:
     """Base64 of a PNG with a slice of each plane, for readers without scripts and for paper."""
     table = np.array([0, *scene.values], np.uint16)  # figures colour by the value in the files
     maps = {key: table[scene.maps[key]] for key in ("reference", "prediction") if key in scene.maps}
@@ -176,6 +178,7 @@ def _still(name: str, scene: Scene, rows: Sequence[Row]) -> str:
     case = FigureCase(
         name, image, maps.get("reference"), maps.get("prediction"), scene.grid.spacing_mm,
         {row.value: row.name for row in rows if row.number}, window=window, picture=scene.picture,
+        ignore_label=ignore_label,
     )  # fmt: skip
     figure = rows_figure([("", case)])
     FigureCanvasAgg(figure)
