@@ -132,6 +132,16 @@ def test_a_series_in_several_folders_is_refused_and_its_copies_are_not(tmp_path:
     assert convert(*folders, output=tmp_path / "out")[0] == ["0.nii.gz", "1.nii.gz"]
 
 
+def test_half_a_series_is_no_volume_though_the_other_half_lies_beside_a_broken_file(tmp_path: Path) -> None:
+    for k, file in enumerate(write_series(tmp_path / "in" / "0", values())):
+        (tmp_path / "in" / str(k % 2)).mkdir(exist_ok=True)
+        file.rename(tmp_path / "in" / str(k % 2) / file.name)
+    (tmp_path / "in" / "1" / "lost.dcm").touch()
+    with pytest.raises(FaultsError, match=r"(?s)DICOM header cannot be read.*slices of one series lie in several"):
+        convert(tmp_path / "in", output=tmp_path / "out")
+    assert not list(tmp_path.rglob("*.nii*"))
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     write_series(tmp_path / "elsewhere", values())
     (tmp_path / "in").mkdir()

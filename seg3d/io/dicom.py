@@ -95,7 +95,9 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
             _take(path, reader, found)
         except DataError as error:
             errors.setdefault(path.parent, []).append(error)
-    series, spread = _part_spread({key: one for key, one in found.items() if one.folder not in errors})
+    # parts of a series are looked for in all folders: beside a broken one, what is left may be evenly spaced, too
+    kept, spread = _part_spread(found)
+    series = [one for one in kept if one.folder not in errors]
     return sorted(series, key=lambda s: (s.folder, s.number.zfill(12))), [*map(_joined, errors.values()), *spread]
 
 
