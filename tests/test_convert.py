@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -412,6 +415,23 @@ def test_a_metaimage_without_voxel_size_is_refused(tmp_path: Path) -> None:
     edited(tmp_path / "scan.mha", b"ElementSpacing =", b"ElementSpace   =")
     with pytest.raises(FaultsError, match="does not say how large a voxel is"):
         convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+def test_files_whose_names_are_not_utf_8_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+    """SimpleITK would end the process."""
+    latin = os.fsdecode(b"Sch\xe4del")
+    write_series(tmp_path / "in" / "good", values((3, 5, 5)), uid="1.2.826.0.1.3680043.2.1125.2")
+    file = write_series(tmp_path / "in" / "bad", values())[0]
+    file.rename(file.with_name(f"{latin}.dcm"))
+    metaimage(tmp_path / "in" / "labels.mha", compressed=True)
+    (tmp_path / "in" / "labels.mha").rename(tmp_path / "in" / f"{latin}.mha")
+    command = [sys.executable, "-c", "from seg3d.cli import main; main()", "convert", "in", "--output", "out"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # a terminal of UTF-8
+    done = subprocess.run(command, cwd=tmp_path, env=strict, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    for name in ("bad/Sch\\xe4del.dcm", "Sch\\xe4del.mha"):
+        assert f"in/{name}: the path is not UTF-8" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
 
 
 def test_the_command_tells_what_it_wrote(tmp_path: Path) -> None:

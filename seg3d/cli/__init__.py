@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that ``seg3d --help`` answe
 
 from __future__ import annotations
 
+import io
 import sys
 
 # the order of the commands in --help
@@ -17,6 +18,9 @@ __all__ = ["answers", "app", "data", "looks", "main", "runs", "serving", "settin
 
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names that cannot be printed are no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Seg3dError as error:

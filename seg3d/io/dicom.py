@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seg3d.errors import DataError
 from seg3d.io.below import files_below
 from seg3d.io.header import check_spacing, checked_grid, truncated
-from seg3d.io.itk import LPS_TO_RAS, itk_reason
+from seg3d.io.itk import LPS_TO_RAS, itk_reason, name_for_itk
 from seg3d.volume import Grid, Volume
 
 _IMAGE_POSITION, _IMAGE_ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -216,7 +216,7 @@ def _take(path: Path, reader: sitk.ImageFileReader, found: dict[_Key, Series]) -
 
 def _opened(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(name_for_itk(path))
     reader.SetImageIO("GDCMImageIO")
     try:
         reader.ReadImageInformation()
