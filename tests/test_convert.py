@@ -383,6 +383,7 @@ def test_a_truncated_metaimage_is_refused(tmp_path: Path, name: str, compressed:
         (b"Position = 5,5 6 7\nElementDataFile = LOCAL", "Position cannot be read.*expected 3 numbers"),
         (b"DistanceUnits : um\nElementDataFile = LOCAL", "a line of the header is no field"),
         (b"DimSize = 7 6 5\nElementDataFile = LOCAL", "a field is given twice"),
+        (b"compressedDataSize = 5\nElementDataFile = LOCAL", "spelt in another way"),
     ],
 )
 def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: bytes, message: str) -> None:
@@ -391,6 +392,36 @@ def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: by
     (tmp_path / "scan.mha").write_bytes(content.replace(b"ElementDataFile = LOCAL", field))
     with pytest.raises(FaultsError, match=message):
         convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [b"7 6.0 5", b"7, 6, 5", b"7 6 five", b""])
+def test_a_metaimage_whose_size_is_no_whole_numbers_is_told(tmp_path: Path, size: bytes) -> None:
+    metaimage(tmp_path / "scan.mha", compressed=False)
+    content = (tmp_path / "scan.mha").read_bytes()
+    (tmp_path / "scan.mha").write_bytes(content.replace(b"DimSize = 7 6 5", b"DimSize = " + size))
+    with pytest.raises(FaultsError, match="the header cannot be read"):
+        convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "data"), [("scan.mha", "scan.mha"), ("scan.mhd", "scan.zraw")])
+@pytest.mark.parametrize("size", [None, 0, -40, 40])
+def test_a_packed_metaimage_is_unpacked_as_far_as_its_header_says_or_refused(
+    tmp_path: Path, name: str, data: str, size: int | None
+) -> None:
+    """ITK tells nothing and gives what was in memory."""
+    voxels = metaimage(tmp_path / name, compressed=True)
+    content = (tmp_path / name).read_bytes()
+    (line,) = [line for line in content.split(b"\n") if line.startswith(b"CompressedDataSize")]
+    known = int(line.split(b"=")[1])
+    other = b"" if size is None else b"CompressedDataSize = %d\n" % (known + size if size else 0)
+    (tmp_path / name).write_bytes(content.replace(line + b"\n", other))
+    if data != name and not size:  # the whole file beside it
+        convert(tmp_path / name, output=tmp_path / "out")
+        np.testing.assert_array_equal(read_volume(tmp_path / "out" / "scan.nii.gz").data[0], voxels.T)
+        return
+    why = f"CompressedDataSize = {known}" if not size else "truncated or damaged"
+    with pytest.raises(FaultsError, match=rf"{data}: .*{why}"):
+        convert(tmp_path / name, output=tmp_path / "out")
 
 
 def test_a_metaimage_without_directions_is_told(tmp_path: Path) -> None:
