@@ -468,6 +468,7 @@ def test_files_whose_names_are_not_utf_8_are_told_and_the_others_go_on(tmp_path:
 def test_the_command_tells_what_it_wrote(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "p1", values((3, 5, 5)))
     metaimage(tmp_path / "in" / "labels.mha", compressed=True)
+    (tmp_path / "in" / "._labels.mha").write_bytes(b"what a Mac leaves beside a file")
     done = CliRunner().invoke(app, ["convert", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert [line.split(":")[0] for line in done.output.splitlines()] == ["labels.nii.gz", "p1.nii.gz"]
