@@ -195,6 +195,15 @@ def test_colours_by_a_palette_are_left_out(colours: str, why: str) -> None:
     assert dicom._why_no_slice(header) == why
 
 
+def test_packed_slices_keep_their_values_and_a_packing_that_is_not_known_is_told(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", values(), packed=True)
+    convert(tmp_path / "in", output=tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "in.nii.gz").data[0], values().T)
+    edited(files[3], b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.94")
+    with pytest.raises(FaultsError, match=r"pixels cannot be read \(got transfer syntax 1.2.840.10008.1.2.4.94"):
+        convert(tmp_path / "in", output=tmp_path / "other")
+
+
 def test_unsigned_values_of_32_bits_stay_as_they_are() -> None:
     assert dicom._type_of(np.array([3_000_000_000], np.uint32)) is np.uint32
     assert dicom._type_of(np.array([-40_000], np.int64)) is np.int32

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seg3d.errors import DataError
 from seg3d.io.below import files_below
-from seg3d.io.header import check_spacing, checked_grid, truncated
+from seg3d.io.header import check_spacing, checked_grid, first_bytes, truncated
 from seg3d.io.itk import LPS_TO_RAS, itk_reason, name_for_itk
 from seg3d.volume import Grid, Volume
 
@@ -33,6 +33,9 @@ _SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "
 # how far a gap may be from the usual one: positions are rounded to a tenth of a millimetre (and a float is not exactly
 # that), while a missing slice makes a gap of two
 _UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.101, 0.4
+_START = 1024  # bytes of a file that hold its group 0002
+_CLASS, _SYNTAX = 0x02, 0x10  # of group 0002: what a file is, and how it is written
+_PLAIN_SYNTAXES = ("", *(f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".1.99", ".2")))
 _SAME_DIRECTION, _SQUARE = 1e-3, 1e-2
 _Key = tuple[Path, str, str]  # folder, patient, series
 
@@ -176,7 +179,7 @@ def _files(folder: Path, errors: dict[Path, list[DataError]]) -> Iterator[tuple[
         for path in paths:
             try:
                 with path.open("rb") as file:
-                    starts[path] = file.read(1024)
+                    starts[path] = file.read(_START)
             except OSError as error:
                 what = DataError("the file cannot be opened", where=path, got=error.strerror)
                 errors.setdefault(place, []).append(what)
@@ -185,16 +188,16 @@ def _files(folder: Path, errors: dict[Path, list[DataError]]) -> Iterator[tuple[
             # copying that was broken off leaves empty files
             lost = path.suffix.lower() in _SUFFIXES or (beside and not start)
             if _is_dicom(start) or (lost and not path.name.startswith(".")):
-                yield path, _class_of(start)
+                yield path, _uid_of(start, _CLASS)
 
 
 def _is_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM"
 
 
-def _class_of(start: bytes) -> str:
-    """The SOP class in the first bytes of a file: (0002,0002), which is always written in the same way."""
-    place = start.find(b"\x02\x00\x02\x00UI", 132)
+def _uid_of(start: bytes, element: int) -> str:
+    """A UID in the first bytes of a file, those of group 0002, which are always written in the same way."""
+    place = start.find(struct.pack("<HH2s", 2, element, b"UI"), 132)
     if place < 0 or place + 8 > len(start):
         return ""
     (length,) = struct.unpack_from("<H", start, place + 6)
@@ -365,11 +368,20 @@ def _pixels(one: Slice) -> NDArray[np.generic]:
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise truncated(one.path, itk_reason(error)) from error
+        raise _unreadable(one.path, itk_reason(error)) from error
     plane: NDArray[np.generic] = array.reshape(array.shape[-2:])
     if plane.shape != one.size:
         raise truncated(one.path, f"{plane.shape} pixels of {one.size}")
     return _turned_back(plane, reader) if _tag(reader, _COLOURS) == "MONOCHROME1" else plane
+
+
+def _unreadable(path: Path, reason: str) -> DataError:
+    """The error of pixels that GDCM does not read: damaged, or packed in a way that it does not know."""
+    syntax = _uid_of(first_bytes(path, _START), _SYNTAX)
+    if syntax in _PLAIN_SYNTAXES:
+        return truncated(path, reason)
+    what, fix = "the compressed pixels cannot be read", "Export the series without compression."
+    return DataError(what, where=path, got=f"transfer syntax {syntax}: {reason}", fix=fix)
 
 
 def _turned_back(plane: NDArray[np.generic], reader: sitk.ImageFileReader) -> NDArray[np.generic]:
