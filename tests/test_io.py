@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from scans import ORIENTATIONS, oblique_affine, oriented_affine, write_nifti
 
 from seg3d.errors import DataError
-from seg3d.io import image_stem, read_header, read_label_map, read_volume, write_like
+from seg3d.io import image_files, image_stem, read_header, read_label_map, read_volume, write_like
 
 SHAPE = (7, 9, 11)
 AFFINES = [(codes, oriented_affine(codes, SHAPE, (1.0, 1.5, 2.25))) for codes in ORIENTATIONS]
@@ -101,6 +101,13 @@ def test_an_nrrd_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the path is not UTF-8"):
         write_like(latin, np.zeros((6, 5, 4), np.uint8), header)
     assert [file.name for file in tmp_path.iterdir()] == ["a.nrrd"]
+
+
+def test_hidden_files_of_a_folder_are_no_images(tmp_path: Path) -> None:
+    """A Mac leaves one beside each file, and a process that was killed its draft."""
+    for name in ("b.nii.gz", "a.NRRD", "c.txt", "._b.nii.gz", ".tmp-1-2-b.nii.gz"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.NRRD", "b.nii.gz"]
 
 
 def test_labels_above_255_are_written_as_uint16(tmp_path: Path) -> None:
