@@ -307,11 +307,16 @@ def other_file(kind: str) -> bytes:
     return bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI" + len(uid).to_bytes(2, "little") + uid
 
 
-def test_reports_and_plans_are_passed_over_and_a_broken_slice_is_told(tmp_path: Path) -> None:
+def test_reports_and_plans_are_left_out_and_told_and_a_broken_slice_is_told(tmp_path: Path) -> None:
     write_series(tmp_path / "in", values())
     (tmp_path / "in" / "plan.dcm").write_bytes(other_file("1.2.840.10008.5.1.4.1.1.481.5"))
-    names, _ = convert(tmp_path / "in", output=tmp_path / "out")
+    (tmp_path / "in" / "DICOMDIR").write_bytes(other_file("1.2.840.10008.1.3.10"))
+    names, lines = convert(tmp_path / "in", output=tmp_path / "out")
     assert names == ["in.nii.gz"]
+    (line,) = [line for line in lines if line.startswith("left out")]
+    assert line.endswith(
+        "/in, series without a number: no image that can be read, of class 1.2.840.10008.5.1.4.1.1.481.5"
+    )
     for name in ("a.dcm", "b.dcm"):  # as the last slices of the series would be
         (tmp_path / "in" / name).write_bytes(other_file("1.2.840.10008.5.1.4.1.1.2"))
     with pytest.raises(FaultsError, match=r"a.dcm: the DICOM header cannot be read, nor 1 more"):

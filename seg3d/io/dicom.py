@@ -28,6 +28,7 @@ _COLOURS, _BITS, _SIGNED, _SLOPE, _INTERCEPT = "0028|0004", "0028|0101", "0028|0
 # cannot be read is told, while of others most are no images
 _KINDS = ("2", "2.1", "2.2", "4", "4.1", "4.4", "7", "20", "128", "128.1", "130")
 _VOLUME_CLASSES = ("", *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in _KINDS))
+_DIRECTORY = "1.2.840.10008.1.3.10"  # of an exported disc
 _SUFFIXES = (".dcm", ".ima")  # what is called so is a slice, even if it does not begin like one
 _SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "0008|0060"
 # how far a gap may be from the usual one: positions are rounded to a tenth of a millimetre (and a float is not exactly
@@ -82,8 +83,8 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
     """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
 
     Only files that begin as DICOM files do, or are called so, are looked at; no pixel is read. Reports, plans and the
-    like, which GDCM does not read, are passed over. A series whose slices are spread over several folders is an error,
-    and so is each in a folder with a file that cannot be read: that may be its last slice.
+    like, which GDCM does not read, are a series without slices for each kind. A series whose slices are spread over
+    several folders is an error, and so is each in a folder with a file that cannot be read: that may be its last slice.
     """
     found: dict[_Key, Series] = {}
     errors: dict[Path, list[DataError]] = {}
@@ -93,6 +94,9 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
         except DataError as error:
             if kind in _VOLUME_CLASSES:
                 errors.setdefault(path.parent, []).append(error)
+            elif kind != _DIRECTORY:
+                other = found.setdefault((path.parent, "", kind), Series(path.parent, "", ""))
+                other.without[path.name] = f"no image that can be read, of class {kind}"
             continue
         try:
             _take(path, reader, found)
