@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -93,3 +94,15 @@ def describe(
     if details:
         message += f" ({', '.join(details)})"
     return f"{message}. {fix}" if fix else message
+
+
+def told_in(traceback: str) -> str | None:
+    r"""What an error of this package says at the end of a traceback of another process; ``None`` if none does.
+
+    Example:
+        >>> told_in("Traceback:\n  File 'a.py'\nseg3d.errors.StoreError: a.h5: it was replaced\n")
+        'a.h5: it was replaced'
+    """
+    _, *found = re.split(r"^seg3d\.errors\.\w+: ", traceback, flags=re.MULTILINE)
+    # what went wrong on top of it, as in taking the training down, is not what a user can mend
+    return found[-1].partition("\n\nDuring handling of")[0].strip() if found else None

@@ -27,12 +27,14 @@ def write_series(
     uid: str = "1.2.826.0.1.3680043.2.1125.1",
     number: int = 3,
     tags: dict[str, str] | None = None,
+    packed: bool = False,
 ) -> list[Path]:
     """Slices in files whose names are in no order of place."""
     folder.mkdir(parents=True, exist_ok=True)
     before = locale.setlocale(locale.LC_ALL)  # which writing DICOM changes, and with it how Python decodes files
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    writer.SetUseCompression(packed)  # by JPEG 2000 without loss
     files = []
     for k, plane in enumerate(planes):
         image = sitk.GetImageFromArray(plane[None])

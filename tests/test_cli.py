@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import typer
 from rich.text import Text
 from scans import write_nifti
@@ -50,6 +53,32 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     error = capsys.readouterr().err
     assert "max_epochs" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+def test_what_the_machine_refuses_is_one_message_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error), "out/scan.nii.gz")
+
+    monkeypatch.setattr("seg3d.verbs.convert.convert", fail)
+    monkeypatch.setattr("sys.argv", ["seg3d", "convert", "in", "--output", "out"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"seg3d: out/scan.nii.gz: {os.strerror(error)}\n"
+
+
+def test_a_folder_within_a_file_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8)), str(tmp_path / "a.mha"))
+    monkeypatch.setattr("sys.argv", ["seg3d", "convert", f"{tmp_path}/a.mha", "--output", f"{tmp_path}/file/out"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"seg3d: {tmp_path}/file/out: Not a directory\n"
 
 
 def test_misspelt_keys_are_told_all_at_once_with_suggestions(config: Path) -> None:

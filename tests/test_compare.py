@@ -706,6 +706,17 @@ def test_one_run_that_knows_the_groups_is_enough_and_two_must_agree(tmp_path: Pa
         compare(side_a, side_b)
 
 
+def test_what_evaluate_warns_of_is_told_with_the_runs_whose_scores_it_concerns(tmp_path: Path) -> None:
+    """A run that began with weights which know the test cases would win, else, without a word."""
+    a, b = (make_side(tmp_path, name, draw(keyed(0, "warned"), 3, 3, 6, (0.01,) * 4)[0]) for name in "AB")
+    flattered = {"kind": "trained_on", "text": "6 of 6 cases were trained on: these scores flatter"}
+    folds = {"kind": "several_models", "text": "these predictions were made by several models: x, y"}
+    for run in a[:2]:
+        edit_summary(run, lambda summary: summary.update(warnings=[flattered, folds]))
+    edit_summary(b[0], lambda summary: summary.update(warnings=[folds]))  # as a cross-validation is
+    assert compare(a, b).warnings == (f"{a[0]}, {a[1]}: {flattered['text']}",)
+
+
 def test_scores_that_cannot_tell_groups_are_compared_with_a_warning(tmp_path: Path) -> None:
     side_a, side_b = sides_of(tmp_path)
     for run in (*side_a, *side_b):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +135,16 @@ def test_a_series_in_several_folders_is_refused_and_its_copies_are_not(tmp_path:
     assert convert(*folders, output=tmp_path / "out")[0] == ["0.nii.gz", "1.nii.gz"]
 
 
+def test_half_a_series_is_no_volume_though_the_other_half_lies_beside_a_broken_file(tmp_path: Path) -> None:
+    for k, file in enumerate(write_series(tmp_path / "in" / "0", values())):
+        (tmp_path / "in" / str(k % 2)).mkdir(exist_ok=True)
+        file.rename(tmp_path / "in" / str(k % 2) / file.name)
+    (tmp_path / "in" / "1" / "lost.dcm").touch()
+    with pytest.raises(FaultsError, match=r"(?s)DICOM header cannot be read.*slices of one series lie in several"):
+        convert(tmp_path / "in", output=tmp_path / "out")
+    assert not list(tmp_path.rglob("*.nii*"))
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     write_series(tmp_path / "elsewhere", values())
     (tmp_path / "in").mkdir()
@@ -180,6 +193,15 @@ def test_colours_by_a_palette_are_left_out(colours: str, why: str) -> None:
     fields = {"0028|0010": "5", "0028|0002": "1", "0028|0004": colours}
     header = Mock(HasMetaDataKey=fields.__contains__, GetMetaData=fields.__getitem__)
     assert dicom._why_no_slice(header) == why
+
+
+def test_packed_slices_keep_their_values_and_a_packing_that_is_not_known_is_told(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", values(), packed=True)
+    convert(tmp_path / "in", output=tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(tmp_path / "out" / "in.nii.gz").data[0], values().T)
+    edited(files[3], b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.94")
+    with pytest.raises(FaultsError, match=r"pixels cannot be read \(got transfer syntax 1.2.840.10008.1.2.4.94"):
+        convert(tmp_path / "in", output=tmp_path / "other")
 
 
 def test_unsigned_values_of_32_bits_stay_as_they_are() -> None:
@@ -285,11 +307,16 @@ def other_file(kind: str) -> bytes:
     return bytes(128) + b"DICM" + b"\x02\x00\x02\x00UI" + len(uid).to_bytes(2, "little") + uid
 
 
-def test_reports_and_plans_are_passed_over_and_a_broken_slice_is_told(tmp_path: Path) -> None:
+def test_reports_and_plans_are_left_out_and_told_and_a_broken_slice_is_told(tmp_path: Path) -> None:
     write_series(tmp_path / "in", values())
     (tmp_path / "in" / "plan.dcm").write_bytes(other_file("1.2.840.10008.5.1.4.1.1.481.5"))
-    names, _ = convert(tmp_path / "in", output=tmp_path / "out")
+    (tmp_path / "in" / "DICOMDIR").write_bytes(other_file("1.2.840.10008.1.3.10"))
+    names, lines = convert(tmp_path / "in", output=tmp_path / "out")
     assert names == ["in.nii.gz"]
+    (line,) = [line for line in lines if line.startswith("left out")]
+    assert line.endswith(
+        "/in, series without a number: no image that can be read, of class 1.2.840.10008.5.1.4.1.1.481.5"
+    )
     for name in ("a.dcm", "b.dcm"):  # as the last slices of the series would be
         (tmp_path / "in" / name).write_bytes(other_file("1.2.840.10008.5.1.4.1.1.2"))
     with pytest.raises(FaultsError, match=r"a.dcm: the DICOM header cannot be read, nor 1 more"):
@@ -370,6 +397,7 @@ def test_a_truncated_metaimage_is_refused(tmp_path: Path, name: str, compressed:
         (b"Position = 5,5 6 7\nElementDataFile = LOCAL", "Position cannot be read.*expected 3 numbers"),
         (b"DistanceUnits : um\nElementDataFile = LOCAL", "a line of the header is no field"),
         (b"DimSize = 7 6 5\nElementDataFile = LOCAL", "a field is given twice"),
+        (b"compressedDataSize = 5\nElementDataFile = LOCAL", "spelt in another way"),
     ],
 )
 def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: bytes, message: str) -> None:
@@ -378,6 +406,36 @@ def test_a_metaimage_field_that_cannot_be_used_is_told(tmp_path: Path, field: by
     (tmp_path / "scan.mha").write_bytes(content.replace(b"ElementDataFile = LOCAL", field))
     with pytest.raises(FaultsError, match=message):
         convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [b"7 6.0 5", b"7, 6, 5", b"7 6 five", b""])
+def test_a_metaimage_whose_size_is_no_whole_numbers_is_told(tmp_path: Path, size: bytes) -> None:
+    metaimage(tmp_path / "scan.mha", compressed=False)
+    content = (tmp_path / "scan.mha").read_bytes()
+    (tmp_path / "scan.mha").write_bytes(content.replace(b"DimSize = 7 6 5", b"DimSize = " + size))
+    with pytest.raises(FaultsError, match="the header cannot be read"):
+        convert(tmp_path / "scan.mha", output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "data"), [("scan.mha", "scan.mha"), ("scan.mhd", "scan.zraw")])
+@pytest.mark.parametrize("size", [None, 0, -40, 40])
+def test_a_packed_metaimage_is_unpacked_as_far_as_its_header_says_or_refused(
+    tmp_path: Path, name: str, data: str, size: int | None
+) -> None:
+    """ITK tells nothing and gives what was in memory."""
+    voxels = metaimage(tmp_path / name, compressed=True)
+    content = (tmp_path / name).read_bytes()
+    (line,) = [line for line in content.split(b"\n") if line.startswith(b"CompressedDataSize")]
+    known = int(line.split(b"=")[1])
+    other = b"" if size is None else b"CompressedDataSize = %d\n" % (known + size if size else 0)
+    (tmp_path / name).write_bytes(content.replace(line + b"\n", other))
+    if data != name and not size:  # the whole file beside it
+        convert(tmp_path / name, output=tmp_path / "out")
+        np.testing.assert_array_equal(read_volume(tmp_path / "out" / "scan.nii.gz").data[0], voxels.T)
+        return
+    why = f"CompressedDataSize = {known}" if not size else "truncated or damaged"
+    with pytest.raises(FaultsError, match=rf"{data}: .*{why}"):
+        convert(tmp_path / name, output=tmp_path / "out")
 
 
 def test_a_metaimage_without_directions_is_told(tmp_path: Path) -> None:
@@ -404,9 +462,27 @@ def test_a_metaimage_without_voxel_size_is_refused(tmp_path: Path) -> None:
         convert(tmp_path / "scan.mha", output=tmp_path / "out")
 
 
+def test_files_whose_names_are_not_utf_8_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+    """SimpleITK would end the process."""
+    latin = os.fsdecode(b"Sch\xe4del")
+    write_series(tmp_path / "in" / "good", values((3, 5, 5)), uid="1.2.826.0.1.3680043.2.1125.2")
+    file = write_series(tmp_path / "in" / "bad", values())[0]
+    file.rename(file.with_name(f"{latin}.dcm"))
+    metaimage(tmp_path / "in" / "labels.mha", compressed=True)
+    (tmp_path / "in" / "labels.mha").rename(tmp_path / "in" / f"{latin}.mha")
+    command = [sys.executable, "-c", "from seg3d.cli import main; main()", "convert", "in", "--output", "out"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}  # a terminal of UTF-8
+    done = subprocess.run(command, cwd=tmp_path, env=strict, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    for name in ("bad/Sch\\xe4del.dcm", "Sch\\xe4del.mha"):
+        assert f"in/{name}: the path is not UTF-8" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+
+
 def test_the_command_tells_what_it_wrote(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "p1", values((3, 5, 5)))
     metaimage(tmp_path / "in" / "labels.mha", compressed=True)
+    (tmp_path / "in" / "._labels.mha").write_bytes(b"what a Mac leaves beside a file")
     done = CliRunner().invoke(app, ["convert", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert [line.split(":")[0] for line in done.output.splitlines()] == ["labels.nii.gz", "p1.nii.gz"]

@@ -121,6 +121,24 @@ def test_answers_of_another_model_in_the_folder_are_told_of(study: Path, runs: l
     assert told() == ["unknown_maker"]
 
 
+def test_answers_of_a_prediction_that_was_stopped_are_not_put_down_to_the_one_before(
+    study: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    scans = scans_of(study)[:3]
+    seg3d.predict(runs[0], scans, tmp_path)
+
+    def stop(line: str) -> None:
+        if line.startswith("2/3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        seg3d.predict(runs[1], scans, tmp_path, tell=stop)
+    (doubt,) = [d for d in scored(tmp_path, study)["warnings"] if d["kind"] == "unknown_maker"]
+    assert all(scan.name in doubt["text"] for scan in scans[:2])
+    seg3d.predict(runs[1], scans, tmp_path)
+    assert not {"unknown_maker", "several_models"} & set(kinds(scored(tmp_path, study)))
+
+
 def test_scores_of_several_models_are_of_none_of_them(study: Path, runs: list[Path], tmp_path: Path) -> None:
     """As the folds of a cross-validation, whose scores are of cases that the last run has learnt from, too."""
     first, second, *_ = scans_of(study)

@@ -155,6 +155,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 def test_files_of_a_folder_are_taken_in_the_order_of_their_names(tmp_path: Path) -> None:
     folder = touch(tmp_path / "in", "b.nii.gz", "a.nrrd", "notes.txt")
+    touch(folder, "._b.nii.gz")  # which a Mac leaves beside it
     assert [scan.name for scan in find_scans([folder], 1)] == ["a.nrrd", "b.nii.gz"]
 
 

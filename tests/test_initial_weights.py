@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ import torch
 from study import losses_of, make_study, result_of
 
 import seg3d
+from seg3d.config import load_config
 from seg3d.errors import ConfigError, RunError
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import open_run_folder
+from seg3d.training.start import read_start
 from seg3d.verbs.evaluate import evaluate
+from seg3d.verbs.initial_weights import refuse_other_network
 
 STILL = ["train.optimizer.learning_rate=1e-30", "train.max_epochs=1"]  # so that weights stay what they were
 
@@ -79,6 +83,16 @@ def test_it_is_the_same_to_the_bit_again_and_after_a_stop(config: Path, first: P
     shutil.copytree(seg3d.train(config, ["seed=9", "train.max_epochs=1"], folder=tmp_path / "other"), start)
     with pytest.raises(RunError, match="initial weights: "):
         seg3d.verify(run)
+
+
+def test_other_channels_are_told(config: Path, first: Path) -> None:
+    """Two in another order would fit, and nothing would be as it was learnt."""
+    asked, store, start = load_config(config), seg3d.prepare(config), read_start(first)
+    lines: list[str] = []
+    refuse_other_network(asked, store, start, lines.append)
+    assert lines == [f"initial weights: those of {first.name}"]
+    refuse_other_network(asked, replace(store, channels=("CT",)), start, lines.append)
+    assert lines[2:] == ["NOTE: they have learnt from the channels MRI; here: CT"]
 
 
 def test_the_last_layer_is_new_where_labels_differ(config: Path, first: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import resource
 import struct
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import SimpleITK as sitk
 from scans import ORIENTATIONS, oblique_affine, oriented_affine, write_nifti
 
 from seg3d.errors import DataError
-from seg3d.io import image_stem, read_header, read_label_map, read_volume, write_like
+from seg3d.io import image_files, image_stem, read_header, read_label_map, read_volume, write_like
 
 SHAPE = (7, 9, 11)
 AFFINES = [(codes, oriented_affine(codes, SHAPE, (1.0, 1.5, 2.25))) for codes in ORIENTATIONS]
@@ -87,6 +88,26 @@ def test_an_nrrd_answer_lies_where_its_scan_lies(tmp_path: Path) -> None:
     assert answer.GetDirection() == pytest.approx(scan.GetDirection())
     assert answer.GetOrigin() == pytest.approx(scan.GetOrigin())
     np.testing.assert_array_equal(sitk.GetArrayFromImage(answer).T, voxels() > 0)
+
+
+def test_an_nrrd_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """SimpleITK would end the process."""
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 6), np.int16)), str(path))
+    latin = path.rename(tmp_path / os.fsdecode(b"Sch\xe4del.nrrd"))
+    with pytest.raises(DataError, match=r"Sch\\xe4del.nrrd: the path is not UTF-8.*Rename it"):
+        read_header(latin)
+    header = read_header(latin.rename(path))
+    with pytest.raises(DataError, match="the path is not UTF-8"):
+        write_like(latin, np.zeros((6, 5, 4), np.uint8), header)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.nrrd"]
+
+
+def test_hidden_files_of_a_folder_are_no_images(tmp_path: Path) -> None:
+    """A Mac leaves one beside each file, and a process that was killed its draft."""
+    for name in ("b.nii.gz", "a.NRRD", "c.txt", "._b.nii.gz", ".tmp-1-2-b.nii.gz"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["a.NRRD", "b.nii.gz"]
 
 
 def test_labels_above_255_are_written_as_uint16(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from scipy import stats
 from stored import make_store
 
 from seg3d.digest import sha256_tensors
+from seg3d.errors import RunError, StoreError
 from seg3d.keyed import keyed
 from seg3d.sampling.augment import Affine, Augmentation, Elastic, Gamma, Noise
 from seg3d.sampling.certificate import Certifier
 from seg3d.sampling.locations import draw_centre, place_patch
-from seg3d.sampling.patches import PatchReader, read_patch
+from seg3d.sampling.patches import Patch, PatchReader, read_patch
 from seg3d.sampling.plan import Balance, SamplingPlan
 from seg3d.sampling.queue import PatchQueue, VisitDataset, patch_loader
 from seg3d.store import StoredVolume
@@ -91,6 +94,30 @@ def test_a_queue_mixes_cases_and_longer_queues_hold_the_same_patches(tmp_path: P
     assert short != long
     assert Counter(short) == Counter(long)
     assert len({case for case, _ in long[:6]}) > 1
+
+
+def test_a_mistake_that_a_worker_finds_is_told_without_its_traceback(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, workers=1, persistent=False)
+    for path in tmp_path.rglob("*.h5"):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match="replaced while it was in use") as told:
+        digests(queue, epochs=1)
+    assert "Traceback" not in str(told.value)
+
+
+class Killed(VisitDataset):
+    def __getitem__(self, key: tuple[int, int]) -> list[Patch]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_worker_that_was_killed_is_told(tmp_path: Path) -> None:
+    visits = make_queue(tmp_path).subjects_dataset
+    queue = PatchQueue(Killed(visits.plan, visits.reader), 10, (32, 24, 16), 1, persistent_workers=False)
+    with pytest.raises(RunError, match=r"reads patches was killed, most often for lack of memory.*Lower data.num_work"):
+        digests(queue, epochs=1)
 
 
 def test_a_stock_torchio_loader_reads_the_queue(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from seg3d.errors import DataError, RunError
+from seg3d.errors import DataError, RunError, told_in
 from seg3d.training.ema import Ema
 from seg3d.training.ranks import told_by_ranks
 from seg3d.training.schedule import build_optimizer, factor
@@ -70,3 +73,27 @@ def test_a_mistake_that_a_spawned_process_finds_is_told_without_its_traceback() 
     assert str(told.value) == str(mistake)
     with pytest.raises(ProcessRaisedException, match="out of range"), told_by_ranks():
         raise ProcessRaisedException("Traceback:\nIndexError: out of range", 0, 1)
+
+
+def fail_after(rank: int) -> None:
+    try:
+        raise DataError("the mistake that was found first")
+    except DataError as error:
+        raise RunError("the volume\nhas changed") from error
+
+
+def be_killed(rank: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_only_the_last_mistake_of_a_spawned_process_is_told() -> None:
+    with pytest.raises(RunError) as told, told_by_ranks():
+        torch.multiprocessing.spawn(fail_after, nprocs=1)
+    assert str(told.value) == "the volume\nhas changed"
+    later = "Traceback:\nseg3d.errors.DataError: a.h5: gone\n\nDuring handling of the above exception, another\nIt: b"
+    assert told_in(later) == "a.h5: gone"
+
+
+def test_a_spawned_process_that_was_killed_is_told() -> None:
+    with pytest.raises(RunError, match=r"process of the training was killed.*SIGKILL.*seg3d resume"), told_by_ranks():
+        torch.multiprocessing.spawn(be_killed, nprocs=1)

@@ -106,4 +106,5 @@ def _match(root: Path, pattern: str) -> list[str]:
     parts = [re.escape(part) for part in pattern.split("{case}")]
     expression = re.compile(f"{parts[0]}(?P<case>[^/]+)" + "(?P=case)".join(parts[1:]))
     files = (file.relative_to(root).as_posix() for file in root.glob(pattern.replace("{case}", "*")))
-    return sorted(match["case"] for match in map(expression.fullmatch, files) if match)
+    cases = (match["case"] for match in map(expression.fullmatch, files) if match)
+    return sorted(case for case in cases if not case.startswith("."))  # hidden files are a Mac's own

@@ -3,6 +3,7 @@
 from seg3d.io.files import (
     SUFFIXES,
     answer_name,
+    image_files,
     image_stem,
     is_picture,
     read_header,
@@ -24,6 +25,7 @@ __all__ = [
     "count_labels",
     "describe_undeclared",
     "fit_channels",
+    "image_files",
     "image_stem",
     "is_picture",
     "read_header",

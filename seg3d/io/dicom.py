@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from seg3d.errors import DataError
 from seg3d.io.below import files_below
-from seg3d.io.header import check_spacing, checked_grid, truncated
-from seg3d.io.itk import LPS_TO_RAS, itk_reason
+from seg3d.io.header import check_spacing, checked_grid, first_bytes, truncated
+from seg3d.io.itk import LPS_TO_RAS, itk_reason, name_for_itk
 from seg3d.volume import Grid, Volume
 
 _IMAGE_POSITION, _IMAGE_ORIENTATION, _PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -28,11 +28,15 @@ _COLOURS, _BITS, _SIGNED, _SLOPE, _INTERCEPT = "0028|0004", "0028|0101", "0028|0
 # cannot be read is told, while of others most are no images
 _KINDS = ("2", "2.1", "2.2", "4", "4.1", "4.4", "7", "20", "128", "128.1", "130")
 _VOLUME_CLASSES = ("", *(f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in _KINDS))
+_DIRECTORY = "1.2.840.10008.1.3.10"  # of an exported disc
 _SUFFIXES = (".dcm", ".ima")  # what is called so is a slice, even if it does not begin like one
 _SERIES, _PATIENT, _NUMBER, _MODALITY = "0020|000e", "0010|0020", "0020|0011", "0008|0060"
 # how far a gap may be from the usual one: positions are rounded to a tenth of a millimetre (and a float is not exactly
 # that), while a missing slice makes a gap of two
 _UNEVEN, _ROUNDED_MM, _MISSING = 0.1, 0.101, 0.4
+_START = 1024  # bytes of a file that hold its group 0002
+_CLASS, _SYNTAX = 0x02, 0x10  # of group 0002: what a file is, and how it is written
+_PLAIN_SYNTAXES = ("", *(f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".1.99", ".2")))
 _SAME_DIRECTION, _SQUARE = 1e-3, 1e-2
 _Key = tuple[Path, str, str]  # folder, patient, series
 
@@ -79,8 +83,8 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
     """The series in a folder and those below it, in the order of their paths and numbers, and what cannot be read.
 
     Only files that begin as DICOM files do, or are called so, are looked at; no pixel is read. Reports, plans and the
-    like, which GDCM does not read, are passed over. A series whose slices are spread over several folders is an error,
-    and so is each in a folder with a file that cannot be read: that may be its last slice.
+    like, which GDCM does not read, are a series without slices for each kind. A series whose slices are spread over
+    several folders is an error, and so is each in a folder with a file that cannot be read: that may be its last slice.
     """
     found: dict[_Key, Series] = {}
     errors: dict[Path, list[DataError]] = {}
@@ -90,12 +94,17 @@ def find_series(folder: Path) -> tuple[list[Series], list[DataError]]:
         except DataError as error:
             if kind in _VOLUME_CLASSES:
                 errors.setdefault(path.parent, []).append(error)
+            elif kind != _DIRECTORY:
+                other = found.setdefault((path.parent, "", kind), Series(path.parent, "", ""))
+                other.without[path.name] = f"no image that can be read, of class {kind}"
             continue
         try:
             _take(path, reader, found)
         except DataError as error:
             errors.setdefault(path.parent, []).append(error)
-    series, spread = _part_spread({key: one for key, one in found.items() if one.folder not in errors})
+    # parts of a series are looked for in all folders: beside a broken one, what is left may be evenly spaced, too
+    kept, spread = _part_spread(found)
+    series = [one for one in kept if one.folder not in errors]
     return sorted(series, key=lambda s: (s.folder, s.number.zfill(12))), [*map(_joined, errors.values()), *spread]
 
 
@@ -174,7 +183,7 @@ def _files(folder: Path, errors: dict[Path, list[DataError]]) -> Iterator[tuple[
         for path in paths:
             try:
                 with path.open("rb") as file:
-                    starts[path] = file.read(1024)
+                    starts[path] = file.read(_START)
             except OSError as error:
                 what = DataError("the file cannot be opened", where=path, got=error.strerror)
                 errors.setdefault(place, []).append(what)
@@ -183,16 +192,16 @@ def _files(folder: Path, errors: dict[Path, list[DataError]]) -> Iterator[tuple[
             # copying that was broken off leaves empty files
             lost = path.suffix.lower() in _SUFFIXES or (beside and not start)
             if _is_dicom(start) or (lost and not path.name.startswith(".")):
-                yield path, _class_of(start)
+                yield path, _uid_of(start, _CLASS)
 
 
 def _is_dicom(start: bytes) -> bool:
     return start[128:132] == b"DICM"
 
 
-def _class_of(start: bytes) -> str:
-    """The SOP class in the first bytes of a file: (0002,0002), which is always written in the same way."""
-    place = start.find(b"\x02\x00\x02\x00UI", 132)
+def _uid_of(start: bytes, element: int) -> str:
+    """A UID in the first bytes of a file, those of group 0002, which are always written in the same way."""
+    place = start.find(struct.pack("<HH2s", 2, element, b"UI"), 132)
     if place < 0 or place + 8 > len(start):
         return ""
     (length,) = struct.unpack_from("<H", start, place + 6)
@@ -214,7 +223,7 @@ def _take(path: Path, reader: sitk.ImageFileReader, found: dict[_Key, Series]) -
 
 def _opened(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(name_for_itk(path))
     reader.SetImageIO("GDCMImageIO")
     try:
         reader.ReadImageInformation()
@@ -363,11 +372,20 @@ def _pixels(one: Slice) -> NDArray[np.generic]:
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise truncated(one.path, itk_reason(error)) from error
+        raise _unreadable(one.path, itk_reason(error)) from error
     plane: NDArray[np.generic] = array.reshape(array.shape[-2:])
     if plane.shape != one.size:
         raise truncated(one.path, f"{plane.shape} pixels of {one.size}")
     return _turned_back(plane, reader) if _tag(reader, _COLOURS) == "MONOCHROME1" else plane
+
+
+def _unreadable(path: Path, reason: str) -> DataError:
+    """The error of pixels that GDCM does not read: damaged, or packed in a way that it does not know."""
+    syntax = _uid_of(first_bytes(path, _START), _SYNTAX)
+    if syntax in _PLAIN_SYNTAXES:
+        return truncated(path, reason)
+    what, fix = "the compressed pixels cannot be read", "Export the series without compression."
+    return DataError(what, where=path, got=f"transfer syntax {syntax}: {reason}", fix=fix)
 
 
 def _turned_back(plane: NDArray[np.generic], reader: sitk.ImageFileReader) -> NDArray[np.generic]:

@@ -29,6 +29,16 @@ def image_stem(path: Path) -> str:
     return name[: len(name) - len(suffix)] if suffix else name
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted by name.
+
+    Hidden ones are none: a Mac leaves ``._NAME`` beside each file on foreign discs and in archives (those of the
+    Decathlon, for instance), and a process that was killed its drafts.
+    """
+    files = (path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
 def read_header(path: Path) -> ImageHeader:
     """Size, place and voxel type of an image file; no voxel is read.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,24 @@ _SCALARS = (
 )
 
 
+def name_for_itk(path: Path) -> str:
+    """The path as SimpleITK takes it.
+
+    Raises:
+        DataError: It is not UTF-8, as names in archives of another system may be: SimpleITK would end the process.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "the path is not UTF-8",
+            where=os.fsencode(path).decode(errors="backslashreplace"),
+            expected="names of folders and files in UTF-8",
+            fix="Rename it.",
+        ) from error
+    return str(path)
+
+
 def open_volume(path: Path, reader: str) -> sitk.ImageFileReader:
     """A reader that has read the header of a 3D file.
 
@@ -32,7 +51,7 @@ def open_volume(path: Path, reader: str) -> sitk.ImageFileReader:
         DataError: The header cannot be read, or is not of three axes.
     """
     opened = sitk.ImageFileReader()
-    opened.SetFileName(str(path))
+    opened.SetFileName(name_for_itk(path))
     opened.SetImageIO(reader)
     try:
         opened.ReadImageInformation()
@@ -103,7 +122,7 @@ def read_by_itk(header: ImageHeader, reader: str) -> NDArray[Any]:
         DataError: The file is damaged, or ITK makes something else of it than its header says.
     """
     try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(header.path), imageIO=reader))
+        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(name_for_itk(header.path), imageIO=reader))
     except RuntimeError as error:
         raise truncated(header.path, itk_reason(error)) from error
     width, height, _ = header.grid.shape

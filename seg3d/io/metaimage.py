@@ -30,7 +30,7 @@ _NUMBERS = dict.fromkeys(_SPACINGS | _PLACES, 1) | dict.fromkeys(_DIRECTIONS, 2)
 # ITK passes over a field that is written in another way, and takes 1 mm, 0 or its own byte order
 _MINDED = {
     *(*_NUMBERS, *_PLAIN, "NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "HeaderSize", "BinaryData"),
-    *("CompressedData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
+    *("CompressedData", "CompressedDataSize", "BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 }
 
 
@@ -119,10 +119,11 @@ def _needed_bytes(path: Path, fields: dict[str, str]) -> int:
     """Bytes of all voxels by the header."""
     kind = re.fullmatch("MET_U?([A-Z_]+?)(_ARRAY)?", fields.get("ElementType", ""))
     item = _ITEM_SIZE.get(kind[1]) if kind else None
-    sizes = [int(n) for n in fields.get("DimSize", "").split() if re.fullmatch("[0-9]{1,9}", n)]
+    sizes = fields.get("DimSize", "").split()
     channels = fields.get("ElementNumberOfChannels", "1")
     unread = fields.get("HeaderSize", "0") != "0" or fields.get("BinaryData", "True").lower() not in ("true", "1")
-    if item is None or not sizes or unread or not re.fullmatch("[0-9]{1,4}", channels):
+    counts = sizes and all(re.fullmatch("[0-9]{1,9}", n) for n in sizes) and re.fullmatch("[0-9]{1,4}", channels)
+    if item is None or unread or not counts:
         names = ("ElementType", "DimSize", "ElementNumberOfChannels", "HeaderSize", "BinaryData")
         raise DataError(
             "the header cannot be read",
@@ -131,7 +132,7 @@ def _needed_bytes(path: Path, fields: dict[str, str]) -> int:
             expected="a type of numbers, sizes, and binary data without a header of its own",
             fix="Save it anew, for instance with 3D Slicer.",
         )
-    return math.prod(sizes) * item * int(channels)
+    return math.prod(map(int, sizes)) * item * int(channels)
 
 
 def _check_data(facts: _Facts, needed: int) -> None:
@@ -143,9 +144,28 @@ def _check_data(facts: _Facts, needed: int) -> None:
         if there > needed:  # headers of raw data are written by hand: another size, type or a header before the voxels
             raise too_much(facts.data)
         return
-    found = deflated_size(facts.data, _pieces(facts), needed)
+    found = deflated_size(facts.data, _pieces(facts, _packed_size(facts, there)), needed)
     if found < needed:
         raise truncated(facts.data, f"{found} of {needed} bytes of voxels")
+
+
+def _packed_size(facts: _Facts, there: int) -> int:
+    """Bytes of packed voxels; ITK unpacks as many as the header says, and keeps what it likes where these are few."""
+    text = facts.fields.get("CompressedDataSize", "0")
+    size = int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+    if size == 0 and facts.start == 0:
+        return there  # of a file of voxels alone it takes all
+    if size > there:
+        raise truncated(facts.data, f"{there} of {size} packed bytes")
+    if size <= 0:
+        raise DataError(
+            "the header does not say how many bytes the packed voxels have",
+            where=facts.data,
+            got=text,
+            expected=f"CompressedDataSize = {there}",
+            fix="Add that line before ElementDataFile, or save it anew, for instance with 3D Slicer.",
+        )
+    return size
 
 
 def _shape(fields: dict[str, str]) -> tuple[int, int, int]:
@@ -153,8 +173,9 @@ def _shape(fields: dict[str, str]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _pieces(facts: _Facts) -> Iterator[bytes]:
+def _pieces(facts: _Facts, size: int) -> Iterator[bytes]:
     with facts.data.open("rb") as file:
         file.seek(facts.start)
-        while piece := file.read(PIECE):
+        while piece := file.read(min(PIECE, size)):
+            size -= len(piece)
             yield piece

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, Placement, check_size, first_bytes, truncated
-from seg3d.io.itk import grid_of, open_volume, voxel_type, voxels_of
+from seg3d.io.itk import grid_of, name_for_itk, open_volume, voxel_type, voxels_of
 from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
 SUFFIXES = (".nrrd",)
@@ -88,7 +88,7 @@ def write_nrrd_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None
     image.SetSpacing(header.native.GetSpacing())
     image.SetDirection(header.native.GetDirection())
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(image, name_for_itk(temporary), useCompression=True)
 
 
 def item_size(kind: str) -> int | None:

@@ -7,13 +7,14 @@ state, and a subject arrives as finished patches instead of as whole volumes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 
+from seg3d.errors import RunError, Seg3dError, told_in
 from seg3d.keyed import keyed
 from seg3d.sampling.patches import Patch, PatchReader
 from seg3d.sampling.plan import EpochPlan, SamplingPlan
@@ -150,7 +151,7 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
 
     def _get_subjects_iterable(self) -> Iterator[list[Patch]]:
         if not self._threads:
-            return iter(self._loader)
+            return _told_by_workers(self._loader)
         # while one fill is used up, the next is read
         ahead = -(-self.max_length // self.subjects_dataset.plan.patches_per_visit)
         return in_order(self.subjects_dataset.__getitem__, self._keys, self._threads, max(2, ahead))
@@ -170,6 +171,26 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
             worker_init_fn=_use_one_thread,
             generator=torch.Generator(),  # else the loader would draw its base seed from the global one
         )
+
+
+def _told_by_workers(visits: Iterable[list[Patch]]) -> Iterator[list[Patch]]:
+    """The visits; a user's mistake that a process of the loader finds is told as here: torch adds its traceback.
+
+    Raises:
+        RunError: A process was killed.
+    """
+    try:
+        yield from visits
+    except Seg3dError as error:
+        raise type(error)(told_in(str(error)) or str(error)) from error
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise RunError(
+            "a process that reads patches was killed, most often for lack of memory",
+            got=error,
+            fix="Lower data.num_workers, or free some memory and continue with 'seg3d resume'.",
+        ) from error
 
 
 class _EpochKeys:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from seg3d.errors import RunError
+from seg3d.errors import RunError, told_in
 from seg3d.training.reproducibility import Reproducibility
 
 
@@ -34,12 +33,18 @@ def told_by_ranks() -> Iterator[None]:
     """Tell a user's mistake that a spawned process has found as this one would; torch hands its traceback on alone.
 
     Raises:
-        RunError: A process ended with an error of this package.
+        RunError: A process ended with an error of this package, or was killed.
     """
     try:
         yield
     except ProcessRaisedException as error:
-        found = re.search(r"^seg3d\.errors\.\w+: (.+)", str(error), re.MULTILINE | re.DOTALL)
+        found = told_in(str(error))
         if found is None:
             raise
-        raise RunError(found[1].strip()) from error
+        raise RunError(found) from error
+    except ProcessExitedException as error:
+        raise RunError(
+            "a process of the training was killed, most often for lack of memory",
+            got=error,
+            fix="Free some, and continue with 'seg3d resume'.",
+        ) from error

@@ -28,7 +28,7 @@ class Start:
         run: Its name.
         sha256: Of the weights.
         weights: State dict of its network, those that it predicts with.
-        meaning: What its outputs are: labels, ignored label and regions.
+        meaning: What its channels and outputs are: ``model.json``.
         seen: SHA-256 of the files of the images that the weights were trained (``"train"``) or chosen (``"val"``) on,
             by this run and those before it.
     """

@@ -27,6 +27,7 @@ from seg3d.auditing.scores import (
 )
 from seg3d.errors import DataError, RunError
 from seg3d.keyed import keyed
+from seg3d.verbs.manifest import SEVERAL_MODELS
 from seg3d.verbs.sides import Run, doubts_about_both, doubts_about_side, load_side
 
 HIGHER_IS_BETTER = (
@@ -290,7 +291,17 @@ def _doubts_about_summaries(runs: Sequence[ScoredRun], label: str | None) -> lis
             "the scores are of a time when groups were not written down: if there are several scans of a patient, the "
             "interval is too narrow; remove the runs' folders 'test' to score them anew"
         )
-    return found
+    return found + _doubts_about_scores(runs)
+
+
+def _doubts_about_scores(runs: Sequence[ScoredRun]) -> list[str]:
+    """What ``evaluate`` had to say of scores: those of cases that were trained on, for instance, flatter a side."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        for warning in run.summary.get("warnings", []):
+            if warning["kind"] != SEVERAL_MODELS:  # as the folds of a cross-validation are
+                told.setdefault(warning["text"], []).append(str(run.path))
+    return [f"{', '.join(shortened(paths))}: {text}" for text, paths in told.items()]
 
 
 def _sentence(found: Estimate, metric: str, better: str | None, units: str, seed_noise_known: bool) -> str:

@@ -110,7 +110,8 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> tuple[list[_Found],
         _metaimage(file, "_".join(file.relative_to(folder).with_suffix("").parts))
         for _, files in files_below(folder, lambda _: None)  # what cannot be listed is told with the series
         for file in files
-        if file.name.lower().endswith(metaimage.SUFFIXES)
+        # a Mac leaves a file of its own beside each on foreign discs
+        if file.name.lower().endswith(metaimage.SUFFIXES) and not file.name.startswith("._")
     ]
     series, errors = dicom.find_series(folder)
     for one in series:

@@ -39,6 +39,9 @@ def refuse_other_network(config: Config, store: Store, start: Start, tell: Calla
     initial_state(network, start, meaning)
     new = "" if keeps_head(start, meaning) else "; the last layer is random, for other labels"
     tell(f"initial weights: those of {start.run}{new}")
+    learnt = start.meaning.get("channels", [])
+    if learnt != list(store.channels):  # as many, but perhaps in another order
+        tell(f"NOTE: they have learnt from the channels {', '.join(learnt)}; here: {', '.join(store.channels)}")
 
 
 def tell_seen(store: Store, split: Split, record: Mapping[str, Any], tell: Callable[[str], None]) -> None:

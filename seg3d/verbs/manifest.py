@@ -10,6 +10,7 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's own choice up to Python 3.11
 
+from seg3d.atomic import write_json
 from seg3d.errors import RunError
 from seg3d.io import image_stem
 from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, read_json
@@ -81,6 +82,23 @@ def earlier_answers(target: Path, scans: Sequence[str]) -> list[dict[str, Any]]:
             found.append({key: answers[key] for key in _Answers.__annotations__ if key in answers})
             found[-1] |= {"scans": left, "parts": parts}
     return found
+
+
+def forget_answer(target: Path, name: str) -> None:
+    """Take an answer out of the record of a folder before another one takes its place.
+
+    Else a prediction that is stopped would leave its answers under the name of the one before.
+    """
+    try:
+        former = read_manifest(target)
+    except RunError:  # it will be written anew
+        return
+    told = [answers for answers in _all_answers(former) if name in answers.get("scans", [])]
+    for answers in told:
+        answers["scans"].remove(name)
+        answers.get("parts", {}).pop(name, None)
+    if told:
+        write_json(target / MANIFEST, former)
 
 
 def parts_of_scans(folders: Sequence[RunFolder], sources: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.reproducibility import configured
 from seg3d.training.run_folder import RunFolder
-from seg3d.verbs.manifest import MANIFEST, earlier_answers, parts_of_scans
+from seg3d.verbs.manifest import MANIFEST, earlier_answers, forget_answer, parts_of_scans
 from seg3d.verbs.members import (
     Member,
     build_predictor,
@@ -179,12 +179,16 @@ def _predict_scans(
         progress.note(scan, found.precision)
         return found
 
+    def store(scan: Scan, found: Prediction) -> None:
+        forget_answer(target, scan.name)
+        write_answer(predictor, scan, target, found)
+
     faults: dict[str, Fault] = {}
     for scan, error in overlapped(
         left,
         lambda scan: read_scan(predictor, scan),
         answer,
-        lambda scan, found: write_answer(predictor, scan, target, found),
+        store,
         # a limit is for one scan at a time
         ahead=config.predict.memory_gib is None,
     ):
