@@ -308,6 +308,30 @@ def test_other_settings_train_too(config: Path, override: str) -> None:
     assert result_of(seg3d.train(config, [override, "train.max_epochs=1"]))["steps"] in (2, 4)
 
 
+def relabelled_study(folder: Path, value: int) -> Path:
+    """The tiny study with a second label, which every other case lacks."""
+    study = make_study(folder)
+    for path in sorted((folder / "data" / "labelsTr").glob("*.nii.gz"))[::2]:
+        label = nib.load(path)
+        values = np.asarray(label.dataobj).astype(np.uint16)
+        values[::2][values[::2] > 0] = value
+        nib.save(nib.Nifti1Image(values, label.affine), path)
+    return study
+
+
+@pytest.mark.parametrize("border", ["constant", "mirror"])
+def test_label_values_above_a_byte_train_as_small_ones_do(tmp_path: Path, border: str) -> None:
+    """Volumes whose values need two bytes and such whose values do not are in one batch, as FreeSurfer's may be."""
+    found = []
+    for value in (2, 2035):
+        study = relabelled_study(tmp_path / str(value), value)
+        labels = f"data.labels={{background: 0, blob: 1, part: {value}}}"
+        settings = [labels, f"sampling.border={border}", "sampling.patch_size=[32,16,16]", "data.split.val_share=0.4"]
+        run = seg3d.train(study, [*settings, "augment.affine.p=0.3", "augment.elastic=null", "train.max_epochs=1"])
+        found.append((losses_of(run), result_of(run)["best_score"]))
+    assert found[0] == found[1]
+
+
 def test_scores_do_not_go_by_the_memory_that_happens_to_be_free(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["model.norm=instance", "train.optimizer.learning_rate=0.02"]
     runs = []
