@@ -428,6 +428,18 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_accumulated_batches_make_the_step_of_one_large_batch(config: Path) -> None:
+    sgd = "train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: false, weight_decay: 0}"
+    plain = [sgd, "train.gradient_clip=null", "loss.terms=[{kind: cross_entropy}]", "model.norm=none", "model.dropout=0"]
+    settings = [*plain, "train.max_epochs=1"]
+    accumulated, large = (
+        read_weights(open_run_folder(seg3d.train(config, [*settings, *how])), "last")
+        for how in (["train.accumulate=4"], ["train.batch_size=8"])
+    )
+    for name, values in large.items():
+        torch.testing.assert_close(accumulated[name], values, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, devices: int) -> None:
     sgd = ["train.optimizer.kind=sgd", "train.optimizer.learning_rate=1e25"]

@@ -268,7 +268,10 @@ class TrainSection(Section):
     )
     devices: Size = Field(default=1, description="number of devices")
     gradient_clip: Positive | None = Field(default=12.0, description="largest norm of the gradient; null: no limit")
-    accumulate: Size = Field(default=1, description="batches whose gradients are added up for a step")
+    accumulate: Size = Field(
+        default=1,
+        description="batches whose mean gradient makes a step; where an epoch ends before, those missing count as 0",
+    )
     validate_every: Size = Field(default=1, description="epochs from one validation to the next")
     ema_decay: Decay | None = Field(
         default=None, description="decay of the running mean of the weights a step; null: no mean"
