@@ -430,7 +430,13 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
 
 def test_accumulated_batches_make_the_step_of_one_large_batch(config: Path) -> None:
     sgd = "train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: false, weight_decay: 0}"
-    plain = [sgd, "train.gradient_clip=null", "loss.terms=[{kind: cross_entropy}]", "model.norm=none", "model.dropout=0"]
+    plain = [
+        sgd,
+        "train.gradient_clip=null",
+        "loss.terms=[{kind: cross_entropy}]",
+        "model.norm=none",
+        "model.dropout=0",
+    ]
     settings = [*plain, "train.max_epochs=1"]
     accumulated, large = (
         read_weights(open_run_folder(seg3d.train(config, [*settings, *how])), "last")

@@ -29,7 +29,9 @@ class Flip(Section):
 
     p: Share = Field(default=0.5, description="probability of a flip along each axis, 0 to 1")
     axes: Annotated[tuple[Literal["x", "y", "z"], ...], Unique] = Field(
-        default=("x", "y", "z"), min_length=1, description="axes along which patches are flipped"
+        default=("x", "y", "z"),
+        min_length=1,
+        description="axes along which patches are flipped; x exchanges left and right, labels stay as they are",
     )
 
 

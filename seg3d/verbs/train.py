@@ -17,7 +17,7 @@ from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, scored
 from seg3d.build.prediction import build_reproducibility, device_type
-from seg3d.build.settings import attempts, counted_labels, steps_per_epoch
+from seg3d.build.settings import attempts, counted_labels, steps_per_epoch, swapped_sides
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
@@ -129,6 +129,8 @@ def begin(
     warm_up, steps = config.train.schedule.warmup_steps, steps_per_epoch(config) * config.train.max_epochs
     if warm_up > steps:
         tell(f"NOTE: the learning rate never gets as high as asked: it rises for {warm_up} steps, of {steps}")
+    if (note := swapped_sides(config, store.labels, store.regions)) is not None:
+        tell(f"NOTE: {note}")
     build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
     if start is not None:
