@@ -537,3 +537,15 @@ def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
         seg3d.train(config, ["train.max_epochs=1", override, "train.schedule.warmup_steps=5"], tell=told.append)
         assert "NOTE: nothing is validated: the run predicts with its last weights" in told
         assert any("never gets as high as asked: it rises for 5 steps, of 4" in line for line in told)
+
+
+def test_epochs_after_the_last_validation_are_told(config: Path) -> None:
+    told: list[str] = []
+    run = seg3d.train(config, ["train.max_epochs=3", "train.validate_every=2"], tell=told.append)
+    assert [line for line in told if "the last epoch is not validated" in line and line.startswith("NOTE: ")]
+    folder = open_run_folder(run)
+    predicting, last = (sha256_tensors(read_weights(folder, which)) for which in ("best", "last"))
+    assert predicting != last
+    told.clear()
+    seg3d.train(config, ["train.max_epochs=2", "train.validate_every=2"], tell=told.append)
+    assert not [line for line in told if "not validated" in line]
