@@ -13,6 +13,7 @@ from scipy import stats
 from stored import make_store
 
 from seg3d.digest import sha256_tensors
+from seg3d.errors import StoreError
 from seg3d.keyed import keyed
 from seg3d.sampling.augment import Affine, Augmentation, Elastic, Gamma, Noise
 from seg3d.sampling.certificate import Certifier
@@ -66,6 +67,15 @@ def test_patches_are_the_same_for_any_number_of_workers(tmp_path: Path, augmenta
         torch.manual_seed(2)
         queue = make_queue(tmp_path, workers=workers, persistent=persistent, augmentation=augmentation)
         assert digests(queue) == reference
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_volume_that_is_gone_is_told_alike_by_workers(tmp_path: Path, workers: int) -> None:
+    queue = make_queue(tmp_path, workers=workers)
+    for path in tmp_path.glob("*.h5"):
+        path.rename(path.with_suffix(".gone"))
+    with pytest.raises(StoreError, match=r"^\S+case_\d\.h5: the stored volume is missing\. Run 'seg3d prepare'\.$"):
+        next(iter(patch_loader(queue, 2)))
 
 
 def test_the_queue_leaves_global_random_state_alone(tmp_path: Path) -> None:

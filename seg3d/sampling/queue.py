@@ -14,6 +14,7 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 
+from seg3d.errors import Seg3dError
 from seg3d.keyed import keyed
 from seg3d.sampling.patches import Patch, PatchReader
 from seg3d.sampling.plan import EpochPlan, SamplingPlan
@@ -23,8 +24,10 @@ from seg3d.volume import Shape
 Batch = dict[str, Any]
 
 
-class VisitDataset(Dataset[list[Patch]]):
+class VisitDataset(Dataset[list[Patch] | Seg3dError]):
     """The subjects of the queue: item ``(epoch, visit)`` is the list of that visit's patches.
+
+    A user's mistake is an item, too, which the queue raises: torch would put a worker's traceback into its message.
 
     Args:
         plan: The sampling plan.
@@ -49,9 +52,12 @@ class VisitDataset(Dataset[list[Patch]]):
             self._epoch = self.plan.epoch(epoch, self.rank, self.ranks)
         return self._epoch
 
-    def __getitem__(self, key: tuple[int, int]) -> list[Patch]:
+    def __getitem__(self, key: tuple[int, int]) -> list[Patch] | Seg3dError:
         epoch, visit = key
-        patches = self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        try:
+            patches = self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        except Seg3dError as error:
+            return error
         return [patch.with_digest() for patch in patches] if self._digests else patches
 
 
@@ -139,6 +145,8 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
             visit = next(self.subjects_iterable, None)
             if visit is None:
                 break
+            if isinstance(visit, Seg3dError):
+                raise visit
             self.patches_list.extend(self.sampler(visit))
         self._shuffle_patches_list()
         self.patches_list = self.patches_list[self._skip :]
@@ -148,7 +156,7 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         rng = keyed(self.subjects_dataset.plan.seed, "queue", self._epoch, self._fills)
         self.patches_list = [self.patches_list[i] for i in rng.permutation(len(self.patches_list))]
 
-    def _get_subjects_iterable(self) -> Iterator[list[Patch]]:
+    def _get_subjects_iterable(self) -> Iterator[list[Patch] | Seg3dError]:
         if not self._threads:
             return iter(self._loader)
         # while one fill is used up, the next is read
@@ -157,7 +165,7 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
 
     def _build_loader(
         self, visits: VisitDataset, max_length: int, num_workers: int, persistent: bool
-    ) -> DataLoader[list[Patch]]:
+    ) -> DataLoader[list[Patch] | Seg3dError]:
         # while one fill is used up, the workers read the next
         ahead = -(-max_length // (visits.plan.patches_per_visit * max(num_workers, 1)))
         return DataLoader(
