@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,13 +15,14 @@ from scipy import stats
 from stored import make_store
 
 from seg3d.digest import sha256_tensors
-from seg3d.errors import StoreError
+from seg3d.errors import DataError, StoreError
 from seg3d.keyed import keyed
 from seg3d.sampling.augment import Affine, Augmentation, Elastic, Gamma, Noise
 from seg3d.sampling.certificate import Certifier
 from seg3d.sampling.locations import draw_centre, place_patch
 from seg3d.sampling.patches import PatchReader, read_patch
 from seg3d.sampling.plan import Balance, SamplingPlan
+from seg3d.sampling.prefetch import AheadLoader
 from seg3d.sampling.queue import PatchQueue, VisitDataset, patch_loader
 from seg3d.store import StoredVolume
 from seg3d.volume import Shape
@@ -76,6 +79,16 @@ def test_a_volume_that_is_gone_is_told_alike_by_workers(tmp_path: Path, workers:
         path.rename(path.with_suffix(".gone"))
     with pytest.raises(StoreError, match=r"^\S+case_\d\.h5: the stored volume is missing\. Run 'seg3d prepare'\.$"):
         next(iter(patch_loader(queue, 2)))
+
+
+def test_a_worker_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(PatchReader, "read", die)
+    queue = make_queue(tmp_path, workers=1)
+    with pytest.raises(DataError, match="a process that reads patches was killed"):
+        list(AheadLoader(patch_loader(queue, 2)))  # as in a training: not in the main thread
 
 
 def test_the_queue_leaves_global_random_state_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 
-from seg3d.errors import Seg3dError
+from seg3d.errors import DataError, Seg3dError
 from seg3d.keyed import keyed
 from seg3d.sampling.patches import Patch, PatchReader
 from seg3d.sampling.plan import EpochPlan, SamplingPlan
@@ -142,15 +142,29 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
 
     def _fill(self) -> None:
         while len(self.patches_list) < self.max_length:
-            visit = next(self.subjects_iterable, None)
+            visit = self._next_visit()
             if visit is None:
                 break
-            if isinstance(visit, Seg3dError):
-                raise visit
             self.patches_list.extend(self.sampler(visit))
         self._shuffle_patches_list()
         self.patches_list = self.patches_list[self._skip :]
         self._fills, self._skip = self._fills + 1, 0
+
+    def _next_visit(self) -> list[Patch] | None:
+        try:
+            visit: list[Patch] | Seg3dError | None = next(self.subjects_iterable, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                "a process that reads patches was killed, most often for lack of memory or of shared memory",
+                got=error,
+                fix="Give them more (containers: --shm-size) and continue with 'seg3d resume', or train with "
+                "data.prefetch=threads.",
+            ) from error
+        if isinstance(visit, Seg3dError):
+            raise visit
+        return visit
 
     def _shuffle_patches_list(self) -> None:
         rng = keyed(self.subjects_dataset.plan.seed, "queue", self._epoch, self._fills)
