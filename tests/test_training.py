@@ -549,3 +549,13 @@ def test_epochs_after_the_last_validation_are_told(config: Path) -> None:
     told.clear()
     seg3d.train(config, ["train.max_epochs=2", "train.validate_every=2"], tell=told.append)
     assert not [line for line in told if "not validated" in line]
+
+
+def test_the_validation_score_is_what_evaluate_gives_where_nothing_is_resampled(config: Path, tmp_path: Path) -> None:
+    settings = ["data.split.val_share=0.4", "train.ema_decay=0.9", "predict.mirror=[x]"]
+    run = seg3d.train(config, settings)
+    threads = ["reproducibility.threads=1"]
+    seg3d.predict(run, output=tmp_path / "answers", split="val", overrides=threads)
+    summary = seg3d.evaluate(tmp_path / "answers", config, tmp_path / "scores.json", subset=True)
+    assert summary["cases"] == 2
+    assert summary["foreground_dice"]["mean"] == result_of(run)["best_score"]
