@@ -342,3 +342,29 @@ def test_check_tells_what_train_would_refuse_and_train_refuses_it_before_it_prep
     with pytest.raises(ConfigError, match=message):
         seg3d.train(config, [override, f"data.store={tmp_path / 'store'}"])
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "told"),
+    [
+        (("lung_left", "lung_right"), [], "augment.flip.axes"),
+        (("Kidney L", "kidney r"), ["predict.mirror=[x]"], "augment.flip.axes, predict.mirror"),
+        (("right", "left"), ["augment.flip=null", "predict.mirror=[x, z]"], "predict.mirror"),
+        (("right", "left"), ["augment.flip.axes=[y, z]"], None),
+        (("right", "left"), ["augment.flip.p=0"], None),
+        (("left atrium", "right ventricle"), [], None),
+        (("right", "left"), ["data.regions={lungs: [left, right]}"], None),
+    ],
+)
+def test_mirroring_that_exchanges_labels_of_two_sides_is_told(
+    config: Path, names: tuple[str, str], settings: list[str], told: str | None
+) -> None:
+    labels = f"data.labels={{background: 0, {names[0]}: 1, {names[1]}: 2}}"
+    weights = f"sampling.class_weights={{background: 1, {names[0]}: 1}}"
+    done = call("check", config, labels, weights, *settings)
+    assert done.exit_code == 0
+    lines: list[str] = []
+    seg3d.train(config, [labels, weights, "train.max_epochs=1", *settings], tell=lines.append)
+    for text in (" ".join(done.output.split()), "\n".join(lines)):
+        assert text.count("exchanged") == (told is not None)
+        assert told is None or f" {told}: left and right are exchanged" in text

@@ -354,6 +354,21 @@ def test_an_early_stop_needs_something_that_is_validated(small: Path) -> None:
     load_config(small, [*overrides, "data.split={kind: file, file: parts.json, val_share: 0}"])
 
 
+@pytest.mark.parametrize("kind", ["dice", "generalised_dice", "tversky"])
+def test_ratios_of_volumes_may_count_the_background(small: Path, kind: str) -> None:
+    (term,) = load_config(small, [f"loss.terms=[{{kind: {kind}, include_background: true}}]"]).loss.terms
+    assert term.include_background
+
+
+@pytest.mark.parametrize("terms", ["{kind: dice}", "{kind: dice}, {kind: cross_entropy, weight: 0}", "{kind: tversky}"])
+def test_a_map_of_voxel_weights_needs_a_loss_that_knows_it(small: Path, terms: str) -> None:
+    overrides = ["prepare.separation={}", f"loss.terms=[{terms}]"]
+    with pytest.raises(FaultsError, match=r"prepare.separation: has no effect: .* no cross_entropy or focal"):
+        load_config(small, overrides)
+    load_config(small, [overrides[0], f"loss.terms=[{terms}, {{kind: focal}}]"])
+    load_config(small, overrides[1:])
+
+
 def test_a_file_may_have_more_folds_than_kfold(small: Path) -> None:
     assert load_config(small, ["data.split={kind: file, file: splits_final.json, fold: 7}"]).data.split.fold == 7
 

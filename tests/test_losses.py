@@ -54,12 +54,14 @@ def test_tversky_is_monais() -> None:
     torch.testing.assert_close(loss("tversky", alpha=0.3, beta=0.7)(logits, label), reference(logits, label[:, None]))
 
 
-def test_generalised_dice_is_monais() -> None:
+@pytest.mark.parametrize("include", [False, True])
+def test_generalised_dice_is_monais(include: bool) -> None:
     logits, label = example()
     reference = monai.losses.GeneralizedDiceLoss(
-        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=0, smooth_dr=0
+        include_background=include, to_onehot_y=True, softmax=True, smooth_nr=0, smooth_dr=0
     )
-    torch.testing.assert_close(loss("generalised_dice")(logits, label), reference(logits, label[:, None]))
+    ours = loss("generalised_dice", include_background=include)(logits, label)
+    torch.testing.assert_close(ours, reference(logits, label[:, None]))
 
 
 @pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0]])

@@ -27,7 +27,7 @@ from seg3d.sampling.augment import (
     draw,
 )
 from seg3d.sampling.patches import read_augmented, read_patch
-from seg3d.sampling.spatial import Resampling, resample_patch
+from seg3d.sampling.spatial import Resampling, _smooth_field, resample_patch
 from seg3d.store import StoredVolume
 
 SIZE, START = (32, 24, 16), (10, 12, 8)
@@ -240,6 +240,18 @@ def test_the_elastic_field_has_the_asked_size_and_is_smooth() -> None:
     values = np.concatenate([field.displacement_mm.ravel() for field in fields])
     assert values.std() == pytest.approx(2.5, rel=0.05)
     assert abs(values.mean()) < 0.1
+
+
+@pytest.mark.parametrize("planes", [1, 4, 8, 16])
+def test_an_elastic_field_turns_no_thin_patch_inside_out(planes: int) -> None:
+    size, spacing = (64, 64, planes), (1.0, 1.0, 1.0)
+    for number in range(20):
+        found = draw(Augmentation(elastic=Elastic(1.0, 24, 3.0)), 1, size, spacing, keyed(0, number)).resampling
+        assert found is not None
+        field = _smooth_field(found, spacing, size)
+        assert field is not None
+        along = np.diff(field, axis=3) * field.shape[3] / planes  # voxels by which neighbouring planes part
+        assert np.abs(along).max(initial=0) < 1
 
 
 def test_noise_has_the_asked_standard_deviation(volume: StoredVolume) -> None:

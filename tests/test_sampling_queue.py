@@ -20,8 +20,9 @@ from seg3d.keyed import keyed
 from seg3d.sampling.augment import Affine, Augmentation, Elastic, Gamma, Noise
 from seg3d.sampling.certificate import Certifier
 from seg3d.sampling.locations import draw_centre, place_patch
-from seg3d.sampling.patches import Patch, PatchReader, read_patch
+from seg3d.sampling.patches import PatchReader, read_patch
 from seg3d.sampling.plan import Balance, SamplingPlan
+from seg3d.sampling.prefetch import AheadLoader
 from seg3d.sampling.queue import PatchQueue, VisitDataset, patch_loader
 from seg3d.store import StoredVolume
 from seg3d.volume import Shape
@@ -71,6 +72,25 @@ def test_patches_are_the_same_for_any_number_of_workers(tmp_path: Path, augmenta
         assert digests(queue) == reference
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_volume_that_is_gone_is_told_alike_by_workers(tmp_path: Path, workers: int) -> None:
+    queue = make_queue(tmp_path, workers=workers)
+    for path in tmp_path.glob("*.h5"):
+        path.rename(path.with_suffix(".gone"))
+    with pytest.raises(StoreError, match=r"^\S+case_\d\.h5: the stored volume is missing\. Run 'seg3d prepare'\.$"):
+        next(iter(patch_loader(queue, 2)))
+
+
+def test_a_worker_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(PatchReader, "read", die)
+    queue = make_queue(tmp_path, workers=1)
+    with pytest.raises(RunError, match="a process that reads patches was killed"):
+        list(AheadLoader(patch_loader(queue, 2)))  # as in a training: not in the main thread
+
+
 def test_the_queue_leaves_global_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     digests(make_queue(tmp_path, augmentation=AUGMENTATION))
@@ -94,30 +114,6 @@ def test_a_queue_mixes_cases_and_longer_queues_hold_the_same_patches(tmp_path: P
     assert short != long
     assert Counter(short) == Counter(long)
     assert len({case for case, _ in long[:6]}) > 1
-
-
-def test_a_mistake_that_a_worker_finds_is_told_without_its_traceback(tmp_path: Path) -> None:
-    queue = make_queue(tmp_path, workers=1, persistent=False)
-    for path in tmp_path.rglob("*.h5"):
-        content = path.read_bytes()
-        path.unlink()
-        path.write_bytes(content)
-    with pytest.raises(StoreError, match="replaced while it was in use") as told:
-        digests(queue, epochs=1)
-    assert "Traceback" not in str(told.value)
-
-
-class Killed(VisitDataset):
-    def __getitem__(self, key: tuple[int, int]) -> list[Patch]:
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
-
-
-def test_a_worker_that_was_killed_is_told(tmp_path: Path) -> None:
-    visits = make_queue(tmp_path).subjects_dataset
-    queue = PatchQueue(Killed(visits.plan, visits.reader), 10, (32, 24, 16), 1, persistent_workers=False)
-    with pytest.raises(RunError, match=r"reads patches was killed, most often for lack of memory.*Lower data.num_work"):
-        digests(queue, epochs=1)
 
 
 def test_a_stock_torchio_loader_reads_the_queue(tmp_path: Path) -> None:

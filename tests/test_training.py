@@ -308,6 +308,30 @@ def test_other_settings_train_too(config: Path, override: str) -> None:
     assert result_of(seg3d.train(config, [override, "train.max_epochs=1"]))["steps"] in (2, 4)
 
 
+def relabelled_study(folder: Path, value: int) -> Path:
+    """The tiny study with a second label, which every other case lacks."""
+    study = make_study(folder)
+    for path in sorted((folder / "data" / "labelsTr").glob("*.nii.gz"))[::2]:
+        label = nib.load(path)
+        values = np.asarray(label.dataobj).astype(np.uint16)
+        values[::2][values[::2] > 0] = value
+        nib.save(nib.Nifti1Image(values, label.affine), path)
+    return study
+
+
+@pytest.mark.parametrize("border", ["constant", "mirror"])
+def test_label_values_above_a_byte_train_as_small_ones_do(tmp_path: Path, border: str) -> None:
+    """Volumes whose values need two bytes and such whose values do not are in one batch, as FreeSurfer's may be."""
+    found = []
+    for value in (2, 2035):
+        study = relabelled_study(tmp_path / str(value), value)
+        labels = f"data.labels={{background: 0, blob: 1, part: {value}}}"
+        settings = [labels, f"sampling.border={border}", "sampling.patch_size=[32,16,16]", "data.split.val_share=0.4"]
+        run = seg3d.train(study, [*settings, "augment.affine.p=0.3", "augment.elastic=null", "train.max_epochs=1"])
+        found.append((losses_of(run), result_of(run)["best_score"]))
+    assert found[0] == found[1]
+
+
 def test_scores_do_not_go_by_the_memory_that_happens_to_be_free(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ["model.norm=instance", "train.optimizer.learning_rate=0.02"]
     runs = []
@@ -404,6 +428,24 @@ def test_the_recorded_loss_is_that_of_the_batch_however_many_make_a_step(config:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_accumulated_batches_make_the_step_of_one_large_batch(config: Path) -> None:
+    sgd = "train.optimizer={kind: sgd, learning_rate: 0.1, momentum: 0, nesterov: false, weight_decay: 0}"
+    plain = [
+        sgd,
+        "train.gradient_clip=null",
+        "loss.terms=[{kind: cross_entropy}]",
+        "model.norm=none",
+        "model.dropout=0",
+    ]
+    settings = [*plain, "train.max_epochs=1"]
+    accumulated, large = (
+        read_weights(open_run_folder(seg3d.train(config, [*settings, *how])), "last")
+        for how in (["train.accumulate=4"], ["train.batch_size=8"])
+    )
+    for name, values in large.items():
+        torch.testing.assert_close(accumulated[name], values, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_training_whose_loss_is_no_number_stops_and_says_where(config: Path, devices: int) -> None:
     sgd = ["train.optimizer.kind=sgd", "train.optimizer.learning_rate=1e25"]
@@ -495,3 +537,25 @@ def test_a_training_that_validates_nothing_says_so(config: Path) -> None:
         seg3d.train(config, ["train.max_epochs=1", override, "train.schedule.warmup_steps=5"], tell=told.append)
         assert "NOTE: nothing is validated: the run predicts with its last weights" in told
         assert any("never gets as high as asked: it rises for 5 steps, of 4" in line for line in told)
+
+
+def test_epochs_after_the_last_validation_are_told(config: Path) -> None:
+    told: list[str] = []
+    run = seg3d.train(config, ["train.max_epochs=3", "train.validate_every=2"], tell=told.append)
+    assert [line for line in told if "the last epoch is not validated" in line and line.startswith("NOTE: ")]
+    folder = open_run_folder(run)
+    predicting, last = (sha256_tensors(read_weights(folder, which)) for which in ("best", "last"))
+    assert predicting != last
+    told.clear()
+    seg3d.train(config, ["train.max_epochs=2", "train.validate_every=2"], tell=told.append)
+    assert not [line for line in told if "not validated" in line]
+
+
+def test_the_validation_score_is_what_evaluate_gives_where_nothing_is_resampled(config: Path, tmp_path: Path) -> None:
+    settings = ["data.split.val_share=0.4", "train.ema_decay=0.9", "predict.mirror=[x]"]
+    run = seg3d.train(config, settings)
+    threads = ["reproducibility.threads=1"]
+    seg3d.predict(run, output=tmp_path / "answers", split="val", overrides=threads)
+    summary = seg3d.evaluate(tmp_path / "answers", config, tmp_path / "scores.json", subset=True)
+    assert summary["cases"] == 2
+    assert summary["foreground_dice"]["mean"] == result_of(run)["best_score"]

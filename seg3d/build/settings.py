@@ -5,13 +5,17 @@ What ``train`` builds is built of these, so that both refuse the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from seg3d.build.dataset import class_weights, classes, foreground
 from seg3d.cases import Region
 from seg3d.config import Config
-from seg3d.errors import ConfigError
+from seg3d.errors import ConfigError, Fault
+
+_SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")
+_OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def attempts(
@@ -130,6 +134,27 @@ def chosen_stratum(config: Config, labels: Mapping[str, int]) -> int | None:
     if name is None:
         return None
     return class_weights({name: 1.0}, labels, "data.split.stratify", {}).popitem()[0]
+
+
+def swapped_sides(config: Config, labels: Mapping[str, int], regions: Sequence[Region]) -> Fault | None:
+    """A note where scans are mirrored along x though names of what is predicted say left and right; else ``None``.
+
+    Args:
+        config: The config.
+        labels: Label values by name.
+        regions: Sets of labels that are predicted instead of single labels.
+    """
+    names = {name.lower(): name for name in ([region.name for region in regions] or labels)}
+    opposite = {name: _SIDES.sub(lambda side: _OPPOSITE[side[0]], name) for name in names}
+    sided = [names[name] for name, other in opposite.items() if other != name and other in names]
+    flip = config.augment.flip
+    mirroring = {"augment.flip.axes": flip.axes if flip and flip.p else (), "predict.mirror": config.predict.mirror}
+    keys = [key for key, axes in mirroring.items() if "x" in axes]
+    if not sided or not keys:
+        return None
+    what = "left and right are exchanged where scans are mirrored along x, but the labels keep their names"
+    fix = "Leave x out, unless more than the side tells them apart."
+    return Fault(", ".join(keys), "sides_swapped", what, ", ".join(sided), fix=fix, note=True)
 
 
 def _even_weights(labels: Mapping[str, int]) -> dict[int, float]:

@@ -29,7 +29,9 @@ class Flip(Section):
 
     p: Share = Field(default=0.5, description="probability of a flip along each axis, 0 to 1")
     axes: Annotated[tuple[Literal["x", "y", "z"], ...], Unique] = Field(
-        default=("x", "y", "z"), min_length=1, description="axes along which patches are flipped"
+        default=("x", "y", "z"),
+        min_length=1,
+        description="axes along which patches are flipped; x exchanges left and right, labels stay as they are",
     )
 
 
@@ -48,7 +50,11 @@ class Elastic(Section):
     """Smooth random deformation."""
 
     p: Share = Field(default=0.3, description=_CHANCE)
-    control_spacing_mm: Positive = Field(default=24.0, description="distance of the control points, mm")
+    control_spacing_mm: Positive = Field(
+        default=24.0,
+        description="spacing of the control points, mm; a patch has one more along an axis than this fits into it, and "
+        "moves as a whole along an axis that is shorter",
+    )
     sd_mm: NonNegative = Field(default=3.0, description="standard deviation of the control points' shifts, mm")
     control_points: Sizes | None = Field(
         default=None,

@@ -153,7 +153,7 @@ _OPTION_OF: dict[str, tuple[LossKind, ...]] = {
     "gamma": ("focal",),
     "alpha": ("tversky",),
     "beta": ("tversky",),
-    "include_background": ("dice", "tversky"),
+    "include_background": ("dice", "generalised_dice", "tversky"),
     "batch": ("dice", "generalised_dice", "tversky"),
 }
 
@@ -171,7 +171,9 @@ class LossTermSection(Section):
     alpha: NonNegative = Field(default=0.3, description="weight of false positives (kind tversky)")
     beta: NonNegative = Field(default=0.7, description="weight of false negatives (kind tversky)")
     include_background: Bool = Field(
-        default=False, description="count the background as a class (kinds dice, tversky; regions have none)"
+        default=False,
+        description="count the background as a class, without which generalised Dice of a "
+        "single label is plain Dice (kinds dice, generalised_dice, tversky; regions have none)",
     )
     batch: Bool = Field(
         default=False,
@@ -268,7 +270,10 @@ class TrainSection(Section):
     )
     devices: Size = Field(default=1, description="number of devices")
     gradient_clip: Positive | None = Field(default=12.0, description="largest norm of the gradient; null: no limit")
-    accumulate: Size = Field(default=1, description="batches whose gradients are added up for a step")
+    accumulate: Size = Field(
+        default=1,
+        description="batches whose mean gradient makes a step; where an epoch ends before, those missing count as 0",
+    )
     validate_every: Size = Field(default=1, description="epochs from one validation to the next")
     ema_decay: Decay | None = Field(
         default=None, description="decay of the running mean of the weights a step; null: no mean"

@@ -73,6 +73,7 @@ class Config(Section):
             *self._plane_faults(),
             *self._slice_faults(),
             *self._augment_faults(),
+            *self._separation_faults(),
             *self._attention_faults(),
             *self._memory_faults(),
             *self._tiling_faults(),
@@ -204,6 +205,14 @@ class Config(Section):
                 faults.append(Fault("augment.affine.shift_mm", "wrong_value", what, got, f"0 along {'xyz'[thin]}"))
         return faults
 
+    def _separation_faults(self) -> list[Fault]:
+        """A map of voxel weights that no term of the loss knows."""
+        knowing = [term for term in self.loss.terms if term.weight and term.kind in ("cross_entropy", "focal")]
+        if self.prepare.separation is None or knowing:
+            return []
+        what, fix = "has no effect: the loss has no cross_entropy or focal", "Add such a term, or set it to null"
+        return [Fault("prepare.separation", "wrong_value", what, fix=fix)]
+
     def _queue_faults(self) -> list[Fault]:
         length, visit = self.sampling.queue_length, self.sampling.patches_per_visit
         if length >= visit:
@@ -253,6 +262,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "augment.rot90": ("augment.rot90", "sampling.patch_size"),
     "augment.affine.rotation_deg": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
     "augment.affine.shift_mm": ("augment.affine", "sampling.patch_size", *_OF_DIMS),
+    "prepare.separation": ("prepare.separation", "loss"),
     "sampling.queue_length": ("sampling.queue_length", "sampling.patches_per_visit"),
     "train.early_stop_patience": (
         "train.early_stop_patience",

@@ -44,8 +44,9 @@ class Affine:
 class Elastic:
     """Displace by a smooth field: normal with ``sd_mm`` at control points, cubic between them.
 
-    The points are about ``control_spacing_mm`` apart, or ``control_points`` of them lie along each axis of the patch as
-    the network is given it; along an axis on which nothing moves there is one, so that none is averaged away.
+    The points fill the patch evenly as the network is given it: ``control_points`` of them along each axis, or one more
+    than ``control_spacing_mm`` fits into it. There is one along an axis that is shorter, where more would be so close
+    that they turn tissue inside out, and along an axis on which nothing moves, so that none is averaged away.
 
     Source: Ronneberger et al., U-Net (MICCAI 2015): 3 x 3 points and a standard deviation of 10 pixels.
     """
@@ -286,9 +287,9 @@ def _draw_elastic(
     own = np.random.Generator(np.random.Philox(key=int(rng.integers(2**63))))
     if part is None or not happens:
         return None
-    points = list(part.control_points or ()) or [
-        max(2, round(n * mm / part.control_spacing_mm) + 1) for n, mm in zip(size, spacing_mm, strict=True)
-    ]
+    asked = part.control_spacing_mm
+    lengths = [n * mm for n, mm in zip(size, spacing_mm, strict=True)]
+    points = list(part.control_points or ()) or [1 + (round(mm / asked) if mm >= asked else 0) for mm in lengths]
     points = [1 if axis in fixed else number for axis, number in enumerate(points)]
     field: NDArray[np.float32] = own.standard_normal((3, *points), dtype=np.float32) * np.float32(part.sd_mm)
     return field

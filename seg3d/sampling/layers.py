@@ -20,6 +20,12 @@ def layers(volume: StoredVolume, box: tuple[slice, ...]) -> torch.Tensor:
     return image if volume.weights is None else torch.cat([image, file_order(volume.weights, box)[None]])
 
 
+def labels(volume: StoredVolume, box: tuple[slice, ...]) -> torch.Tensor:
+    """A box of the label map ``(z, y, x)``: uint8, or int32 where values need two bytes."""
+    found = file_order(volume.label, box)
+    return found if found.dtype == torch.uint8 else found.int()  # torch neither compares nor flips uint16
+
+
 def outside(volume: StoredVolume) -> torch.Tensor:
     """What each layer is beyond the volume, ``(channel, 1, 1, 1)``: the image's minimum, and the weight 1."""
     values = [*volume.info.minimum, *(() if volume.weights is None else (WEIGHT_OUTSIDE,))]
@@ -39,7 +45,7 @@ def read_box(volume: StoredVolume, start: Shape, size: Shape, border: Border) ->
     shape = volume.info.grid.shape
     if all(a >= 0 and a + n <= s for a, n, s in zip(start, size, shape, strict=True)):
         box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
-        return layers(volume, box).float(), file_order(volume.label, box).clone()
+        return layers(volume, box).float(), labels(volume, box).clone()
     return (_read_mirrored if border == "mirror" else _read_padded)(volume, start, size)
 
 
@@ -48,7 +54,7 @@ def _read_mirrored(volume: StoredVolume, start: Shape, size: Shape) -> tuple[tor
     # the part that the places lie in is read, then its voxels are put where they stand
     box = tuple(slice(int(p.min()), int(p.max()) + 1) for p in places)
     inner = [torch.from_numpy(p - part.start) for p, part in zip(places, box, strict=True)]
-    return _picked(layers(volume, box).float(), inner), _picked(file_order(volume.label, box), inner)
+    return _picked(layers(volume, box).float(), inner), _picked(labels(volume, box), inner)
 
 
 def _picked(values: torch.Tensor, places: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -66,7 +72,7 @@ def _read_padded(volume: StoredVolume, start: Shape, size: Shape) -> tuple[torch
     whole = torch.empty((found.shape[0], *size[::-1]))
     whole[:] = outside(volume)
     whole[(slice(None), *place)] = found.float()
-    label = file_order(volume.label, inside)
+    label = labels(volume, inside)
     padded = torch.zeros(size[::-1], dtype=label.dtype)
     padded[place] = label
     return whole, padded

@@ -26,7 +26,7 @@ class Patch:
     Attributes:
         image: ``(channel, x, y, z)`` float32, a view whose x axis is the fastest in memory; larger than the label by
             the margin that the network loses.
-        label: ``(x, y, z)`` uint8 or uint16 in the same memory order.
+        label: ``(x, y, z)`` uint8 or int32 in the same memory order.
         weights: ``(x, y, z)`` float32: what each voxel weighs in the loss, or ``None`` where all are alike.
         case_id: The case.
         centre: The drawn voxel (x, y, z) in the stored volume.

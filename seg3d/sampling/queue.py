@@ -7,14 +7,14 @@ state, and a subject arrives as finished patches instead of as whole volumes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
 import torchio as tio
 from torch.utils.data import DataLoader, Dataset
 
-from seg3d.errors import RunError, Seg3dError, told_in
+from seg3d.errors import RunError, Seg3dError
 from seg3d.keyed import keyed
 from seg3d.sampling.patches import Patch, PatchReader
 from seg3d.sampling.plan import EpochPlan, SamplingPlan
@@ -24,8 +24,10 @@ from seg3d.volume import Shape
 Batch = dict[str, Any]
 
 
-class VisitDataset(Dataset[list[Patch]]):
+class VisitDataset(Dataset[list[Patch] | Seg3dError]):
     """The subjects of the queue: item ``(epoch, visit)`` is the list of that visit's patches.
+
+    A user's mistake is an item, too, which the queue raises: torch would put a worker's traceback into its message.
 
     Args:
         plan: The sampling plan.
@@ -50,9 +52,12 @@ class VisitDataset(Dataset[list[Patch]]):
             self._epoch = self.plan.epoch(epoch, self.rank, self.ranks)
         return self._epoch
 
-    def __getitem__(self, key: tuple[int, int]) -> list[Patch]:
+    def __getitem__(self, key: tuple[int, int]) -> list[Patch] | Seg3dError:
         epoch, visit = key
-        patches = self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        try:
+            patches = self.reader.read(epoch, self.epoch(epoch).visits[visit])
+        except Seg3dError as error:
+            return error
         return [patch.with_digest() for patch in patches] if self._digests else patches
 
 
@@ -137,7 +142,7 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
 
     def _fill(self) -> None:
         while len(self.patches_list) < self.max_length:
-            visit = next(self.subjects_iterable, None)
+            visit = self._next_visit()
             if visit is None:
                 break
             self.patches_list.extend(self.sampler(visit))
@@ -145,20 +150,36 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
         self.patches_list = self.patches_list[self._skip :]
         self._fills, self._skip = self._fills + 1, 0
 
+    def _next_visit(self) -> list[Patch] | None:
+        try:
+            visit: list[Patch] | Seg3dError | None = next(self.subjects_iterable, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise RunError(
+                "a process that reads patches was killed, most often for lack of memory or of shared memory",
+                got=error,
+                fix="Give them more (containers: --shm-size) and continue with 'seg3d resume', or train with fewer "
+                "data.num_workers or data.prefetch=threads.",
+            ) from error
+        if isinstance(visit, Seg3dError):
+            raise visit
+        return visit
+
     def _shuffle_patches_list(self) -> None:
         rng = keyed(self.subjects_dataset.plan.seed, "queue", self._epoch, self._fills)
         self.patches_list = [self.patches_list[i] for i in rng.permutation(len(self.patches_list))]
 
-    def _get_subjects_iterable(self) -> Iterator[list[Patch]]:
+    def _get_subjects_iterable(self) -> Iterator[list[Patch] | Seg3dError]:
         if not self._threads:
-            return _told_by_workers(self._loader)
+            return iter(self._loader)
         # while one fill is used up, the next is read
         ahead = -(-self.max_length // self.subjects_dataset.plan.patches_per_visit)
         return in_order(self.subjects_dataset.__getitem__, self._keys, self._threads, max(2, ahead))
 
     def _build_loader(
         self, visits: VisitDataset, max_length: int, num_workers: int, persistent: bool
-    ) -> DataLoader[list[Patch]]:
+    ) -> DataLoader[list[Patch] | Seg3dError]:
         # while one fill is used up, the workers read the next
         ahead = -(-max_length // (visits.plan.patches_per_visit * max(num_workers, 1)))
         return DataLoader(
@@ -171,26 +192,6 @@ class PatchQueue(tio.Queue):  # type: ignore[misc]  # torchio is skipped by mypy
             worker_init_fn=_use_one_thread,
             generator=torch.Generator(),  # else the loader would draw its base seed from the global one
         )
-
-
-def _told_by_workers(visits: Iterable[list[Patch]]) -> Iterator[list[Patch]]:
-    """The visits; a user's mistake that a process of the loader finds is told as here: torch adds its traceback.
-
-    Raises:
-        RunError: A process was killed.
-    """
-    try:
-        yield from visits
-    except Seg3dError as error:
-        raise type(error)(told_in(str(error)) or str(error)) from error
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
-            raise
-        raise RunError(
-            "a process that reads patches was killed, most often for lack of memory",
-            got=error,
-            fix="Lower data.num_workers, or free some memory and continue with 'seg3d resume'.",
-        ) from error
 
 
 class _EpochKeys:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import grid_sample, interpolate
 
 from seg3d.preparation.resample import resample_image
-from seg3d.sampling.layers import layers, outside
+from seg3d.sampling.layers import labels, layers, outside
 from seg3d.store import StoredVolume
 from seg3d.volume import Border, Shape, Spacing
 
@@ -53,7 +53,6 @@ def resample_patch(
         resampling: Where to read.
         border: ``"constant"`` or ``"mirror"``.
     """
-    assert volume.label is not None
     terms = _index_terms(volume.info.grid.spacing_mm, start, size, resampling)
     field = _smooth_field(resampling, volume.info.grid.spacing_mm, size)
     first, stop = _bounds(terms, field, volume.info.grid.shape, border)
@@ -62,7 +61,7 @@ def resample_patch(
     # grid_sample reads 0 outside, so that 0 is made to mean the minimum
     beyond = outside(volume)
     found = _sample(layers(volume, box).float().sub_(beyond), grid, "bilinear", border).add_(beyond)
-    label = torch.from_numpy(volume.label[box].T)
+    label = labels(volume, box)
     values = _sample(label.float()[None], grid, "nearest", border)[0]
     return found, values.to(label.dtype)
 

@@ -31,7 +31,7 @@ class FitSettings:
         accelerator: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         devices: Number of devices; more than one trains distributed.
         gradient_clip: Largest gradient norm, or ``None``.
-        accumulate: Batches whose gradients are added up for one step.
+        accumulate: Batches whose mean gradient makes one step; where an epoch ends before, those missing count as 0.
         validate_every: Epochs between validations.
         deterministic: Raise at an operator without a deterministic algorithm.
         progress: Show a progress bar where the output is a terminal.

@@ -136,7 +136,7 @@ class SegmentationModule(pl.LightningModule):
 
     def _label_dice(self, probabilities: torch.Tensor, reference: NDArray[Any]) -> dict[int, float]:
         # background, the first output, is 0; the others are in the order of their values
-        values = np.array((0, *self._labels), dtype=reference.dtype)
+        values = np.array((0, *self._labels), np.min_scalar_type(max(self._labels, default=0)))
         found = values[probabilities.argmax(dim=0).cpu().numpy()]
         return dice_per_label(found, reference, self._labels, ignore_label=self._ignore_label)
 

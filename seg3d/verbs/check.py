@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seg3d.build.dataset import build_dataset, build_recipe, split_members
-from seg3d.build.settings import attempts
+from seg3d.build.settings import attempts, swapped_sides
 from seg3d.cases import Dataset, find_faults, read_dataset
 from seg3d.config import Config, inspect_config
 from seg3d.errors import ConfigError, DataError, Fault, FaultsError, Seg3dError
@@ -65,6 +65,8 @@ def _check_config(path: Path, overrides: Sequence[str]) -> list[Fault]:
     if sound and dataset.labels:  # else told already, or what stands for a faulty setting would be judged
         settings = attempts(config, dataset.labels, dataset.ignore_label, dataset.regions)
         faults += [fault for name, attempt in settings.items() for fault in _attempted(name, attempt)[1]]
+        note = swapped_sides(config, dataset.labels, dataset.regions)
+        faults += [] if note is None else [note]
     return sorted([*faults, *_slice_faults(config, dataset)])
 
 

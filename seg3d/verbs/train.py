@@ -17,7 +17,7 @@ from seg3d.auditing.differences import changed_files
 from seg3d.build import training as build
 from seg3d.build.dataset import build_dataset, scored
 from seg3d.build.prediction import build_reproducibility, device_type
-from seg3d.build.settings import attempts, counted_labels, steps_per_epoch
+from seg3d.build.settings import attempts, counted_labels, steps_per_epoch, swapped_sides
 from seg3d.cases import Split
 from seg3d.config import Config, as_config, config_digest, to_yaml
 from seg3d.digest import sha256_json
@@ -122,13 +122,8 @@ def begin(
     config = build.resolve(config)
     if config.reproducibility.mode == "random":
         tell(f"mode random: nothing is seeded; the seed drawn by chance is {config.seed}")
-    if config.train.precision == "bf16" and not has_fast_bf16(device_type(config)):
-        tell("NOTE: this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not")
-    if not split.val or config.train.validate_every > config.train.max_epochs:
-        tell("NOTE: nothing is validated: the run predicts with its last weights")
-    warm_up, steps = config.train.schedule.warmup_steps, steps_per_epoch(config) * config.train.max_epochs
-    if warm_up > steps:
-        tell(f"NOTE: the learning rate never gets as high as asked: it rises for {warm_up} steps, of {steps}")
+    for note in _doubts(config, store, split):
+        tell(f"NOTE: {note}")
     build_reproducibility(config).apply(config.seed)
     prefetch = _refuse_unfit(config, store, split).prefetch
     if start is not None:
@@ -172,6 +167,24 @@ def carry_out(
         if report:
             draw_report(job.folder, tell)
     return result
+
+
+def _doubts(config: Config, store: Store, split: Split) -> Iterator[str]:
+    """What is to be known of settings that are allowed."""
+    chosen = config.train
+    if chosen.precision == "bf16" and not has_fast_bf16(device_type(config)):
+        yield "this processor emulates bf16, tens of times slower than fp32; train.precision=auto would not"
+    unscored = chosen.max_epochs % chosen.validate_every
+    if not split.val or chosen.validate_every > chosen.max_epochs:
+        yield "nothing is validated: the run predicts with its last weights"
+    elif unscored:
+        last = f"the last {unscored} epochs are" if unscored > 1 else "the last epoch is"
+        yield f"{last} not validated, so the run never predicts with what is learnt there (train.validate_every)"
+    warm_up, steps = chosen.schedule.warmup_steps, steps_per_epoch(config) * chosen.max_epochs
+    if warm_up > steps:
+        yield f"the learning rate never gets as high as asked: it rises for {warm_up} steps, of {steps}"
+    if (swapped := swapped_sides(config, store.labels, store.regions)) is not None:
+        yield str(swapped)
 
 
 def _refuse_unfit_settings(config: Config) -> None:
