@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from full_disk import room_for
 from scipy import ndimage
 
 from seg3d import store
@@ -120,6 +121,18 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_temporary_one(
 
     monkeypatch.setattr(store, "find_lesions", fail)
     with pytest.raises(StoreError, match="disk is full"):
+        write_example(path, recipe_sha256="other")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["case.h5"]
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_disk_that_fills_up_while_a_volume_is_written_is_told(tmp_path: Path, share: float) -> None:
+    """HDF5 raises another error, or crashes the process, where a write fails under it."""
+    path = tmp_path / "case.h5"
+    write_example(path)
+    before = path.read_bytes()
+    with room_for(int(share * len(before))), pytest.raises(StoreError, match="cannot be written"):
         write_example(path, recipe_sha256="other")
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["case.h5"]
