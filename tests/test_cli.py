@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import typer
+from full_disk import room_for
 from rich.text import Text
 from scans import write_nifti
 from study import make_study
@@ -50,6 +55,36 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     error = capsys.readouterr().err
     assert "max_epochs" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("place", "room", "told"),
+    [("scan.nii.gz/page.html", None, "cannot be used (got File exists)"), ("page.html", 100, "finds no room")],
+)
+def test_a_file_that_the_system_refuses_is_one_message_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    room: int,
+    told: str,
+) -> None:
+    scan = write_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 5, 6), np.int16))
+    monkeypatch.setattr("sys.argv", ["seg3d", "view", str(scan), "--output", str(tmp_path / place)])
+    with room_for(resource.RLIM_INFINITY if room is None else room), pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"seg3d: {(tmp_path / place).parent if room is None else tmp_path / place}: ")
+    assert told in error
+    assert list(tmp_path.iterdir()) == [scan]
+
+
+def test_names_that_a_terminal_cannot_show_are_told_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seg3d.cli", "check", str(tmp_path / "sé\udce9")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert "s\\xe9\\udce9: the dataset does not exist" in done.stdout
 
 
 def test_misspelt_keys_are_told_all_at_once_with_suggestions(config: Path) -> None:
