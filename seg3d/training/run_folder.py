@@ -22,6 +22,13 @@ MANIFEST = "run.json"
 INITIAL_WEIGHTS = "initial_weights"  # in data.json: where the training began, and what was seen before
 
 
+class FolderTakenError(RunError):
+    """A run folder that is to be made and is there already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("the run folder is there already", where=path, fix="Give another, or remove it.")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run's files; the folder is the truth, tracking servers mirror it."""
@@ -158,9 +165,12 @@ class RunFolder:
             config_yaml: The same for people and for whoever continues the run.
             documents: By file name: text, or a JSON document.
             identity: Digests that say which run this is; kept in ``run.json``.
+
+        Raises:
+            FolderTakenError: It is there already.
         """
         if self.path.exists():
-            raise RunError("the run folder is there already", where=self.path, fix="Give another, or remove it.")
+            raise FolderTakenError(self.path)
         draft = temporary_name(self.path)
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "checkpoints").mkdir(parents=True)
@@ -180,7 +190,12 @@ class RunFolder:
                 "config": dict(config),
             }
             write_json(draft / MANIFEST, {**content, "sha256": sha256_json(content)})
-            draft.rename(self.path)
+            try:
+                draft.rename(self.path)
+            except OSError as error:  # another process was faster
+                if self.path.exists():
+                    raise FolderTakenError(self.path) from error
+                raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
