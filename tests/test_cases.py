@@ -85,6 +85,19 @@ def test_folder_patterns(tmp_path: Path) -> None:
     assert [fault.kind for fault in find_faults(dataset)] == ["same_image"]
 
 
+@pytest.mark.parametrize("layout", ["nnunet", "folders"])
+def test_hidden_files_are_no_cases(tmp_path: Path, layout: str) -> None:
+    """macOS puts one beside each file, and into what it packs."""
+    write_phantom_dataset(tmp_path, PhantomSpec(cases=2, kind="blobs", shape=(16, 16, 16)), layout="nnunet")
+    for path in sorted(tmp_path.glob("*Tr/*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    patterns = ["imagesTr/{case}_0000.nii.gz"] if layout == "folders" else []
+    label = "labelsTr/{case}.nii.gz" if layout == "folders" else None
+    dataset = read_dataset(tmp_path, layout=layout, folders_images=patterns, folders_label=label)
+    assert [case.case_id for case in dataset.cases] == ["blobs_000", "blobs_001"]
+    assert find_faults(dataset) == []
+
+
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for case in ("a", "b", "c"):
         write_case(tmp_path, case)

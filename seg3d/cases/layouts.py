@@ -181,7 +181,7 @@ def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: in
         return _explicit_cases(root, content["dataset"])
     found: dict[str, set[int]] = {}
     faults = []
-    for file in sorted((root / "imagesTr").glob(f"*{ending}")):
+    for file in sorted((root / "imagesTr").glob(f"[!.]*{ending}")):
         match = re.fullmatch(r"(.+)_(\d{4})", file.name.removesuffix(ending))
         if match is None:
             faults.append(_entry_fault(file, "file name", file.name, f"NAME_0000{ending}"))
@@ -191,7 +191,7 @@ def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: in
         beyond = sorted(number for number in numbers if number >= channels)
         if beyond:
             faults.append(Fault(case, "channels", "more channels than declared", str(beyond), f"0 to {channels - 1}"))
-    labelled = {file.name.removesuffix(ending) for file in (root / "labelsTr").glob(f"*{ending}")}
+    labelled = {file.name.removesuffix(ending) for file in (root / "labelsTr").glob(f"[!.]*{ending}")}
     faults += [
         Fault(case, "missing_file", "a label map without image", fix="Add the image or remove the label map.")
         for case in sorted(labelled - set(found))

@@ -29,6 +29,28 @@ def image_stem(path: Path) -> str:
     return name[: len(name) - len(suffix)] if suffix else name
 
 
+def images_in(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted; hidden ones are none: drafts, and what other systems leave.
+
+    Raises:
+        DataError: The name of one cannot be written down, because it is not UTF-8.
+    """
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
+    unwritable = [ascii(path.name) for path in found if not _is_text(path.name)]
+    if unwritable:
+        fix = "Rename them; they come from a system of another encoding."
+        raise DataError("names of files are not UTF-8", where=folder, got=", ".join(unwritable), fix=fix)
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_header(path: Path) -> ImageHeader:
     """Size, place and voxel type of an image file; no voxel is read.
 
