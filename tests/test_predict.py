@@ -123,6 +123,40 @@ def test_what_a_killed_prediction_was_writing_is_removed(
     assert names_in(tmp_path / "probabilities") == set()
 
 
+def test_an_answer_that_another_process_replaces_meanwhile_is_told(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    def replace(line: str) -> None:
+        if line.startswith("2/3"):
+            (tmp_path / scans[0].name).write_bytes(b"another answer")
+
+    with pytest.raises(FaultsError, match=f"{scans[0].name}: another process has replaced the answer"):
+        seg3d.predict(run, scans, tmp_path, tell=replace)
+    assert json.loads((tmp_path / MANIFEST).read_text())["scans"] == [scan.name for scan in scans[1:]]
+
+
+def test_a_link_that_leads_nowhere_is_named_and_the_others_go_on(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    lost = tmp_path / "lost.nii.gz"
+    lost.symlink_to(tmp_path / "nowhere.nii.gz")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for scan in (scans[0], lost):
+        shutil.copy(scan, folder, follow_symlinks=False)
+    with pytest.raises(FaultsError, match=r"lost\.nii\.gz: the file is missing"):
+        seg3d.predict(run, [folder], tmp_path / "out")
+    assert (tmp_path / "out" / scans[0].name).is_file()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"made_by": 1}', '{"made_by": '])
+def test_a_damaged_record_of_progress_is_as_none(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path, damage: str
+) -> None:
+    (tmp_path / PROGRESS).write_text(damage)
+    seg3d.predict(run, scans, tmp_path)
+    assert voxels_in(tmp_path) == answers
+    assert PROGRESS not in names_in(tmp_path)
+
+
 def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
     run: Path, scans: list[Path], tmp_path: Path
 ) -> None:

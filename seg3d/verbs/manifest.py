@@ -10,12 +10,13 @@ from typing import Any, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic's own choice up to Python 3.11
 
+from seg3d.atomic import write_json
 from seg3d.errors import RunError
 from seg3d.io import image_stem
 from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, read_json
 
 MANIFEST = "predictions.json"
-SEVERAL_MODELS = "several_models"  # kind of a doubt
+SEVERAL_MODELS, UNKNOWN_MAKER = "several_models", "unknown_maker"  # kinds of doubts
 PARTS = ("train", "val", "test")  # a scan that members know as several is what flatters most
 
 
@@ -83,6 +84,23 @@ def earlier_answers(target: Path, scans: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
+def withdraw(target: Path, scan: str) -> None:
+    """Take an answer that is about to be replaced out of the record of a folder.
+
+    Whoever is stopped before the new record is written leaves an answer of unknown origin, not one of another model.
+    """
+    try:
+        former = read_manifest(target)
+    except RunError:
+        return
+    found = [answers for answers in _all_answers(former) if scan in answers.get("scans", [])]
+    for answers in found:
+        answers["scans"].remove(scan)
+        answers.get("parts", {}).pop(scan, None)
+    if found:
+        write_json(target / MANIFEST, former)
+
+
 def parts_of_scans(folders: Sequence[RunFolder], sources: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """What scans were to runs: ``"train"``, ``"val"`` or ``"test"``, by name; others are left out.
 
@@ -131,7 +149,7 @@ def doubts_about(manifest: Mapping[str, Any], files: Sequence[Path]) -> list[dic
     found = []
     if names:
         text = f"{_of(names, files)} not told of in {MANIFEST}: {_named(sorted(names))}; who made them is not known"
-        found.append(("unknown_maker", text))
+        found.append((UNKNOWN_MAKER, text))
     if len(makers) > 1:
         found.append((SEVERAL_MODELS, f"these predictions were made by several models: {_named(makers)}"))
     if parts["train"]:

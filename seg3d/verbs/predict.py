@@ -163,12 +163,15 @@ def _predict_scans(
         progress.note(scan, found.precision)
         return found
 
+    def write(scan: Scan, found: Prediction) -> None:
+        progress.write(scan, lambda: write_answer(predictor, scan, target, found))
+
     faults: dict[str, Fault] = {}
     for scan, error in overlapped(
         left,
         lambda scan: read_scan(predictor, scan),
         answer,
-        lambda scan, found: write_answer(predictor, scan, target, found),
+        write,
         # a limit is for one scan at a time
         ahead=config.predict.memory_gib is None,
     ):
@@ -177,12 +180,18 @@ def _predict_scans(
         else:
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
+    faults |= {scan.name: _replaced(scan) for scan in scans if scan.name not in faults and not progress.has_own(scan)}
     answered = [scan for scan in scans if scan.name not in faults]
     _write_manifest(target, members, predictor, answered, progress.precision(answered), config.predict.probabilities)
     if faults:
         raise FaultsError(f"{len(faults)} of {len(scans)} scans could not be predicted", list(faults.values()))
     progress.finish()
     return [target / scan.name for scan in answered]
+
+
+def _replaced(scan: Scan) -> Fault:
+    fix = "Predict into one folder at a time, or into several."
+    return Fault(scan.name, "not_predicted", "another process has replaced the answer meanwhile", fix=fix)
 
 
 def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:
