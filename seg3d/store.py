@@ -211,13 +211,18 @@ def read_info(path: Path) -> StoredInfo:
     Raises:
         StoreError: Missing, unreadable, or of another schema version.
     """
+    with _told_damage(path), h5py.File(path, "r") as file:
+        # of the open file: by its name another one could be there already
+        return _info(path, file, _stamp(file.id.get_vfd_handle()))
+
+
+@contextmanager
+def _told_damage(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            # of the open file: by its name another one could be there already
-            return _info(path, file, _stamp(file.id.get_vfd_handle()))
+        yield
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except (OSError, KeyError) as error:
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # whatever a wrong byte comes to
         raise StoreError(
             "this is not a complete stored volume", where=path, got=error, fix="Delete it and run 'seg3d prepare'."
         ) from error
@@ -247,7 +252,7 @@ def _refuse_replaced(info: StoredInfo, handle: int) -> None:
 @contextmanager
 def _opened(info: StoredInfo) -> Iterator[h5py.File]:
     """The HDF5 file of which ``info`` tells."""
-    with h5py.File(info.path, "r") as file:
+    with _told_damage(info.path), h5py.File(info.path, "r") as file:
         _refuse_replaced(info, file.id.get_vfd_handle())
         yield file
 

@@ -222,6 +222,15 @@ def test_a_killed_worker_is_told_with_its_cases(tmp_path: Path, monkeypatch: pyt
     assert "Lower prepare.workers (now 2)" in str(error.value)
 
 
+@pytest.mark.parametrize("damage", ["", "[]", "5", '{"a": 5}'])
+def test_damaged_notes_on_source_files_cost_time_and_nothing_else(config: Path, damage: str) -> None:
+    store = prepare(config, progress=False)
+    notes = (store.path / "sources.json").read_text()
+    (store.path / "sources.json").write_text(damage.replace('"a"', json.dumps(next(iter(json.loads(notes))))))
+    assert prepare(config, progress=False).infos.keys() == store.infos.keys()
+    assert (store.path / "sources.json").read_text() == notes
+
+
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_a_preparation_that_is_killed(tmp_path: Path, sign: signal.Signals) -> None:
     config = make_study(tmp_path)

@@ -153,6 +153,28 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         read_info(tmp_path / "none.h5")
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value"), [("way_back", '{"a": '), ("labels", "{"), ("cut_off", "[[1]]"), ("affine", [1.0, 2.0])]
+)
+def test_damage_of_what_a_volume_says_of_itself_is_told(tmp_path: Path, attribute: str, value: Any) -> None:
+    write_example(tmp_path / "case.h5")
+    with h5py.File(tmp_path / "case.h5", "a") as file:
+        file.attrs[attribute] = value
+    with pytest.raises(StoreError, match="not a complete"):
+        read_info(tmp_path / "case.h5")
+
+
+def test_damage_of_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
+    write_example(tmp_path / "case.h5")
+    with h5py.File(tmp_path / "case.h5", "a") as file:
+        del file["components"], file["slices"]
+    volume = StoredVolume(read_info(tmp_path / "case.h5"))
+    with pytest.raises(StoreError, match="not a complete"):
+        volume.components((0, 0, 0), volume.info.grid.shape)
+    with pytest.raises(StoreError, match="not a complete"):
+        volume.info.slice_counts(2)
+
+
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     write_example(tmp_path / "case.h5")
     with h5py.File(tmp_path / "case.h5", "a") as file:
