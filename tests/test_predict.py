@@ -23,7 +23,7 @@ from seg3d.atomic import temporary_name
 from seg3d.build.prediction import prediction_settings
 from seg3d.config import Config, as_config
 from seg3d.digest import sha256_file
-from seg3d.errors import DataError, FaultsError
+from seg3d.errors import DataError, FaultsError, RunError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
 from seg3d.training.checkpoints import list_checkpoints, save_checkpoint
@@ -278,6 +278,41 @@ print("loaded", *[name for name in ({names!r} + ("sklearn", "onnx", "openvino"))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["loaded"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "changed", "told"),
+    [
+        ("model.json", '"blob": 1', '"blob": 3', "changed or damaged"),
+        ("model.json", "{", "[{", "changed or damaged"),
+        ("config.yaml", "kind: zscore", "kind: minmax", r"config prepare\.normalise"),
+        ("config.yaml", "border: constant", "border: mirror", r"config sampling\.border: constant -> mirror"),
+    ],
+)
+def test_a_run_that_is_not_what_was_trained_is_refused(
+    run: Path, scans: list[Path], tmp_path: Path, name: str, was: str, changed: str, told: str
+) -> None:
+    """Its answers would have other labels, or be those to scans that were prepared in another way."""
+    other = shutil.copytree(run, tmp_path / "run")
+    text = (other / name).read_text()
+    assert was in text
+    (other / name).write_text(text.replace(was, changed, 1))
+    with pytest.raises(RunError, match=told):
+        seg3d.predict(other, scans, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_predicts_elsewhere_with_other_settings_of_the_prediction(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path
+) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    for name in ("splits.json", "data.json", "environment.json", "metrics.csv"):
+        (other / name).unlink()
+    text = (other / "config.yaml").read_text()
+    assert "memory_gib: null" in text
+    (other / "config.yaml").write_text(text.replace("memory_gib: null", "memory_gib: 4"))
+    seg3d.predict(other, scans, tmp_path / "out")
+    assert voxels_in(tmp_path / "out") == answers
 
 
 def test_scans_and_a_part_of_the_split_are_not_given_together(run: Path, scans: list[Path], tmp_path: Path) -> None:
