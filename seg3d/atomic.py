@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,7 @@ from seg3d.errors import RunError
 _MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-.*")
 _held: set[IO[str]] = set()
+_PIECE = 1 << 16
 
 
 @contextmanager
@@ -28,12 +30,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of ``path``, because libraries choose the format by them. On an error the
     temporary file is removed and ``path`` is left as it was.
+
+    Raises:
+        OSError: It cannot be written; the error names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
         yield temporary
         publish(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a write that fails names no file, and the draft is nobody's business
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,12 +127,82 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
+class LateFile(io.FileIO):
+    """A new file whose writes never fail as far as its user sees; what went wrong is kept in ``error``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the bytes, and say so in any case."""
+        size = memoryview(data).nbytes
+        try:
+            write_all(super().write, data)
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut the file off, or make it longer, and say so in any case."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
+@contextmanager
+def told_late(path: Path) -> Iterator[LateFile]:
+    """A file for HDF5 and torch, which tell something else where a write fails under them, or crash the process.
+
+    Raises:
+        OSError: The first write that failed, at the end of the block; what else went wrong is a consequence.
+    """
+    with LateFile(path) as file:
+        try:
+            yield file
+        finally:
+            if file.error is not None:
+                file.error.filename = str(path)
+                raise file.error
+
+
 def append_line(path: Path, text: str) -> None:
-    """Append lines to a log, durably; a process killed meanwhile may leave the last line torn."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append lines to a log, durably: all of them or, where they find no room, none.
+
+    A last line that is torn, as a machine that went down leaves it, is cut off first: it would spoil the new one.
+    """
+    with path.open("a+b", buffering=0) as file:
+        end = _end_of_lines(file)
+        file.truncate(end)
+        try:
+            write_all(file.write, f"{text}\n".encode())
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(end)
+            error.filename = str(path)
+            raise
+
+
+def write_all(write: Callable[[memoryview], int], data: Any) -> None:
+    """Write all of the bytes to an unbuffered file, which may take a part of them at a time."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[write(rest) :]
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _PIECE)
+        file.seek(start)
+        last = file.read(end - start).rfind(b"\n")
+        if last >= 0:
+            return start + last + 1
+        end = start
+    return 0
 
 
 def _is_alive(process: int) -> bool:

@@ -63,8 +63,8 @@ class FileDigests:
         self._cache = cache
         self._new = False
         try:
-            self._known: dict[str, list[Any]] = json.loads(cache.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self._known: dict[str, list[Any]] = dict(json.loads(cache.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             self._known = {}  # a lost or damaged cache costs time, nothing else
 
     def sha256(self, path: Path) -> str:
@@ -72,7 +72,7 @@ class FileDigests:
         status = path.stat()
         key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
         known = self._known.get(key)
-        if known is None or known[:2] != stamp:
+        if not isinstance(known, list) or known[:2] != stamp or len(known) != 3:
             known = [*stamp, sha256_file(path)]
             self._known[key] = known
             self._new = True

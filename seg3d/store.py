@@ -24,13 +24,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from seg3d.atomic import atomic_path
+from seg3d.atomic import atomic_path, told_late
 from seg3d.errors import StoreError
 from seg3d.label_index import BLOCK, CutOff, class_boxes, count_blocks, count_slices, find_lesions
 from seg3d.volume import Grid, Shape
 
 SCHEMA_VERSION = 3  # 2 did not say which file gave which channel, nor what was cut off
 SUFFIX = ".h5"
+_LAYOUT: dict[str, Any] = {"libver": "v110", "alignment_threshold": 256, "alignment_interval": 64}  # for memory maps
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@-]*")
 Stamp = tuple[int, int, int]
 
@@ -165,14 +166,14 @@ def write_stored(
     }
     try:
         _require_space(path, sum(array.nbytes for array in (image, label, weights) if array is not None))
-        with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+        with atomic_path(path) as temporary, told_late(temporary) as raw, h5py.File(raw, "w", **_LAYOUT) as file:
             _write_voxels(file, image, label, weights)
             if label is not None:
                 _write_index(file, label, sorted(set(labels.values()) - {ignore_label}))
             attributes["content_sha256"] = content_sha256(image, label, grid, weights)
             file.attrs.update(attributes)
     except OSError as error:
-        full = error.errno == errno.ENOSPC or "errno = 28" in str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreError(
             "the disk is full" if full else "the volume cannot be written",
             where=path,
@@ -210,13 +211,18 @@ def read_info(path: Path) -> StoredInfo:
     Raises:
         StoreError: Missing, unreadable, or of another schema version.
     """
+    with _told_damage(path), h5py.File(path, "r") as file:
+        # of the open file: by its name another one could be there already
+        return _info(path, file, _stamp(file.id.get_vfd_handle()))
+
+
+@contextmanager
+def _told_damage(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            # of the open file: by its name another one could be there already
-            return _info(path, file, _stamp(file.id.get_vfd_handle()))
+        yield
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except (OSError, KeyError) as error:
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:  # whatever a wrong byte comes to
         raise StoreError(
             "this is not a complete stored volume", where=path, got=error, fix="Delete it and run 'seg3d prepare'."
         ) from error
@@ -246,7 +252,7 @@ def _refuse_replaced(info: StoredInfo, handle: int) -> None:
 @contextmanager
 def _opened(info: StoredInfo) -> Iterator[h5py.File]:
     """The HDF5 file of which ``info`` tells."""
-    with h5py.File(info.path, "r") as file:
+    with _told_damage(info.path), h5py.File(info.path, "r") as file:
         _refuse_replaced(info, file.id.get_vfd_handle())
         yield file
 

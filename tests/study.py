@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from seg3d.atomic import write_json
+from seg3d.digest import sha256_file, sha256_json
 from seg3d.phantom import PhantomSpec, write_phantom_dataset
 
 TINY = """
@@ -84,6 +86,15 @@ def result_of(run: Path) -> dict[str, Any]:
     """``result.json`` of a run."""
     content: dict[str, Any] = json.loads((run / "result.json").read_text())
     return content
+
+
+def rewrite(run: Path, name: str, content: Any) -> None:
+    """Give a run another document, as if it had begun with it."""
+    write_json(run / name, content)
+    manifest = json.loads((run / "run.json").read_text())
+    del manifest["sha256"]
+    manifest["files"][name] = sha256_file(run / name)
+    write_json(run / "run.json", {**manifest, "sha256": sha256_json(manifest)})
 
 
 def losses_of(run: Path) -> list[str]:

@@ -85,24 +85,17 @@ def test_folder_patterns(tmp_path: Path) -> None:
     assert [fault.kind for fault in find_faults(dataset)] == ["same_image"]
 
 
-def leave_files_of_a_mac(root: Path) -> None:
-    """As on foreign discs and in archives: one beside each file."""
-    for path in list(root.rglob("*.nii.gz")):
-        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X")
-
-
-def test_what_a_mac_leaves_beside_files_is_no_case(tmp_path: Path) -> None:
-    write_phantom_dataset(tmp_path / "nnunet", PhantomSpec(cases=2, kind="sarcoma"), layout="nnunet")
-    write_phantom_dataset(tmp_path / "pairs", PhantomSpec(cases=2, kind="blobs"))
-    pairs = {"folders_images": ["imagesTr/{case}.nii.gz"], "folders_label": "labelsTr/{case}.nii.gz"}
-    sources = {"nnunet": {}, "pairs": {**pairs, "labels": {"background": 0, "blob": 1}}}
-    (tmp_path / "pairs" / "dataset.json").unlink()
-    expected = {name: read_dataset(tmp_path / name, **how) for name, how in sources.items()}
-    leave_files_of_a_mac(tmp_path)
-    for name, how in sources.items():
-        found = read_dataset(tmp_path / name, **how)
-        assert found.cases == expected[name].cases
-        assert find_faults(found) == []
+@pytest.mark.parametrize("layout", ["nnunet", "folders"])
+def test_hidden_files_are_no_cases(tmp_path: Path, layout: str) -> None:
+    """macOS puts one beside each file, and into what it packs."""
+    write_phantom_dataset(tmp_path, PhantomSpec(cases=2, kind="blobs", shape=(16, 16, 16)), layout="nnunet")
+    for path in sorted(tmp_path.glob("*Tr/*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+    patterns = ["imagesTr/{case}_0000.nii.gz"] if layout == "folders" else []
+    label = "labelsTr/{case}.nii.gz" if layout == "folders" else None
+    dataset = read_dataset(tmp_path, layout=layout, folders_images=patterns, folders_label=label)
+    assert [case.case_id for case in dataset.cases] == ["blobs_000", "blobs_001"]
+    assert find_faults(dataset) == []
 
 
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
-import errno
 import json
 import os
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
+from full_disk import room_for
 from rich.text import Text
 from scans import write_nifti
 from study import make_study
@@ -55,30 +58,34 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-def test_what_the_machine_refuses_is_one_message_and_exit_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: int
+@pytest.mark.parametrize(
+    ("place", "room", "told"),
+    [("scan.nii.gz/page.html", None, "cannot be used (got File exists)"), ("page.html", 100, "finds no room")],
+)
+def test_a_file_that_the_system_refuses_is_one_message_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    room: int,
+    told: str,
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(error, os.strerror(error), "out/scan.nii.gz")
-
-    monkeypatch.setattr("seg3d.verbs.convert.convert", fail)
-    monkeypatch.setattr("sys.argv", ["seg3d", "convert", "in", "--output", "out"])
-    with pytest.raises(SystemExit) as end:
+    scan = write_nifti(tmp_path / "scan.nii.gz", np.zeros((4, 5, 6), np.int16))
+    monkeypatch.setattr("sys.argv", ["seg3d", "view", str(scan), "--output", str(tmp_path / place)])
+    with room_for(resource.RLIM_INFINITY if room is None else room), pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"seg3d: out/scan.nii.gz: {os.strerror(error)}\n"
+    error = capsys.readouterr().err
+    assert error.startswith(f"seg3d: {(tmp_path / place).parent if room is None else tmp_path / place}: ")
+    assert told in error
+    assert list(tmp_path.iterdir()) == [scan]
 
 
-def test_a_folder_within_a_file_is_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8)), str(tmp_path / "a.mha"))
-    monkeypatch.setattr("sys.argv", ["seg3d", "convert", f"{tmp_path}/a.mha", "--output", f"{tmp_path}/file/out"])
-    with pytest.raises(SystemExit):
-        main()
-    assert capsys.readouterr().err == f"seg3d: {tmp_path}/file/out: Not a directory\n"
+def test_names_that_a_terminal_cannot_show_are_told_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seg3d.cli", "check", str(tmp_path / "sé\udce9")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert "s\\xe9\\udce9: the dataset does not exist" in done.stdout
 
 
 def test_misspelt_keys_are_told_all_at_once_with_suggestions(config: Path) -> None:
@@ -301,7 +308,6 @@ def test_two_files_are_scored_whatever_their_names(tmp_path: Path) -> None:
 @pytest.mark.real_data
 def test_predictions_lie_where_simpleitk_sees_the_scan(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     """A real PET, written back by our writer: label centroids agree with SimpleITK's within 0.1 mm."""
-    import SimpleITK as sitk
 
     from seg3d.io import read_header, read_label_map, write_like
 

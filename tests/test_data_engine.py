@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from study import losses_of, make_study
 
 import seg3d
 from seg3d.config import load_config
-from seg3d.errors import Seg3dError
+from seg3d.errors import ConfigError, Seg3dError
 from seg3d.models import ReducedUNet
 from seg3d.sampling.prefetch import HEAVY_SECONDS, AheadLoader, choose_prefetch, in_order, use_one_thread
 from seg3d.training.memory import describe_allocator
@@ -106,6 +107,15 @@ def test_a_slow_step_waits_only_for_the_first_batch_made_ahead() -> None:
 )
 def test_processes_are_chosen_where_a_patch_takes_long(wanted: Any, workers: int, seconds: float, chosen: str) -> None:
     assert choose_prefetch(wanted, workers, lambda: seconds) == chosen
+
+
+def test_processes_are_refused_where_their_sockets_would_have_too_long_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training would wait for its first patch for ever."""
+    monkeypatch.setattr(tempfile, "tempdir", f"/{'x' * 75}")
+    assert choose_prefetch("auto", 2, lambda: 2 * HEAVY_SECONDS) == "threads"
+    assert choose_prefetch("processes", 0, lambda: 0.0) == "processes"  # without workers there are no sockets
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        choose_prefetch("processes", 2, lambda: 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from scans import oblique_affine, write_nifti
-from study import losses_of, make_study
+from study import losses_of, make_study, rewrite
 from torch import nn
 from typer.testing import CliRunner
 
@@ -538,7 +538,7 @@ def edited(run: Path, target: Path, **changes: Any) -> Iterator[Path]:
     """A copy of a run with another ``model.json``."""
     copy = shutil.copytree(run, target)
     model = json.loads((copy / "model.json").read_text())
-    (copy / "model.json").write_text(json.dumps(model | changes))
+    rewrite(copy, "model.json", model | changes)
     yield copy
     shutil.rmtree(copy)
 
@@ -563,7 +563,7 @@ def test_a_part_of_the_split_that_another_run_may_have_learnt_from_is_refused(
     assert seg3d.predict(runs, [], tmp_path / "same", split="test")
     other = shutil.copytree(runs[1], tmp_path / "other")
     swapped = splits | {"test": splits["train"][:1], "train": [*splits["test"], *splits["train"][1:]]}
-    (other / "splits.json").write_text(json.dumps(swapped))
+    rewrite(other, "splits.json", swapped)
     with pytest.raises(RunError, match="other test cases"):
         seg3d.predict([runs[0], other], [], tmp_path / "out", split="test")
 

@@ -151,6 +151,53 @@ def test_scores_of_several_models_are_of_none_of_them(study: Path, runs: list[Pa
     assert [RunFolder(run).evaluations.exists() for run in runs] == before
 
 
+def predict_until(answers: int, run: Path, scans: list[Path], target: Path) -> None:
+    """A prediction that is stopped when so many answers are written."""
+    import seg3d.verbs.predict as verb
+
+    write, written = verb.write_answer, []
+
+    def counted(*arguments: Any) -> Path:
+        written.append(write(*arguments))
+        if len(written) == answers:
+            raise KeyboardInterrupt
+        return written[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "write_answer", counted)
+        with pytest.raises(KeyboardInterrupt):
+            seg3d.predict(run, scans, target)
+
+
+def test_answers_that_a_stopped_prediction_has_replaced_are_not_the_former_models(
+    study: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    scans, target = scans_of(study)[:3], tmp_path / "out"
+    seg3d.predict(runs[0], scans, target)
+    before = RunFolder(runs[0]).evaluations.exists()
+    predict_until(2, runs[1], scans, target)
+    lines: list[str] = []
+    found = seg3d.evaluate(target, study, tmp_path / "out.json", subset=True, tell=lines.append)
+    texts = {warning["kind"]: warning["text"] for warning in found["warnings"]}
+    assert f"2 of 3 predictions are not told of in {MANIFEST}: {scans[0].name}" in texts["unknown_maker"]
+    assert lines == ["no run's report is made: it is not known which model made these predictions"]
+    assert RunFolder(runs[0]).evaluations.exists() == before
+    seg3d.predict(runs[1], scans, target)
+    assert not {"unknown_maker", "several_models"} & set(kinds(scored(target, study)))
+
+
+def test_a_stopped_prediction_does_not_go_on_with_the_answers_of_another_one(
+    study: Path, runs: list[Path], tmp_path: Path
+) -> None:
+    scans, target = scans_of(study)[:3], tmp_path / "out"
+    predict_until(3, runs[0], scans, target)
+    predict_until(1, runs[1], scans, target)
+    seg3d.predict(runs[0], scans, target)
+    seg3d.predict(runs[0], scans, tmp_path / "undisturbed")
+    for scan in scans:
+        assert (target / scan.name).read_bytes() == (tmp_path / "undisturbed" / scan.name).read_bytes()
+
+
 def test_probabilities_that_a_former_prediction_left_are_not_scored(
     study: Path, runs: list[Path], tmp_path: Path
 ) -> None:

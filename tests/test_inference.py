@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,18 @@ def test_files_of_a_folder_are_taken_in_the_order_of_their_names(tmp_path: Path)
     folder = touch(tmp_path / "in", "b.nii.gz", "a.nrrd", "notes.txt")
     touch(folder, "._b.nii.gz")  # which a Mac leaves beside it
     assert [scan.name for scan in find_scans([folder], 1)] == ["a.nrrd", "b.nii.gz"]
+
+
+def test_hidden_files_are_no_scans(tmp_path: Path) -> None:
+    """Drafts of an answer that is being written, and what macOS puts beside each file."""
+    folder = touch(tmp_path / "in", "a.nii.gz", "._a.nii.gz", ".tmp-0123abcd-1-a.nii.gz")
+    assert [scan.name for scan in find_scans([folder], 1)] == ["a.nii.gz"]
+
+
+def test_a_name_that_no_record_can_hold_is_refused(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "in", "a.nii.gz", os.fsdecode(b"sc\xe9an.nii.gz"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        find_scans([folder], 1)
 
 
 def test_channels_are_brought_together_by_their_number(tmp_path: Path) -> None:

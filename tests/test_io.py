@@ -13,10 +13,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from full_disk import room_for
 from scans import ORIENTATIONS, oblique_affine, oriented_affine, write_nifti
 
 from seg3d.errors import DataError
-from seg3d.io import image_files, image_stem, read_header, read_label_map, read_volume, write_like
+from seg3d.io import image_stem, images_in, read_header, read_label_map, read_volume, write_like
 
 SHAPE = (7, 9, 11)
 AFFINES = [(codes, oriented_affine(codes, SHAPE, (1.0, 1.5, 2.25))) for codes in ORIENTATIONS]
@@ -107,7 +108,7 @@ def test_hidden_files_of_a_folder_are_no_images(tmp_path: Path) -> None:
     """A Mac leaves one beside each file, and a process that was killed its draft."""
     for name in ("b.nii.gz", "a.NRRD", "c.txt", "._b.nii.gz", ".tmp-1-2-b.nii.gz"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a.NRRD", "b.nii.gz"]
+    assert [path.name for path in images_in(tmp_path)] == ["a.NRRD", "b.nii.gz"]
 
 
 def test_labels_above_255_are_written_as_uint16(tmp_path: Path) -> None:
@@ -266,6 +267,20 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="format of its scan"):
         write_like(tmp_path / "out" / "answer.nrrd", voxels() > 0, header)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", [1, 5, 100, 10**9])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".nii"])
+def test_a_full_disk_leaves_no_torn_answer(tmp_path: Path, suffix: str, missing: int) -> None:
+    """Of NRRD the last bytes are written when the file is closed, which ITK does not look at."""
+    scan, answer = tmp_path / f"scan{suffix}", tmp_path / f"answer{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(voxels().T), str(scan))
+    write_like(answer, voxels() > 0, read_header(scan))
+    whole = answer.read_bytes()
+    with pytest.raises((DataError, OSError)), room_for(max(0, len(whole) - missing)):
+        write_like(answer, voxels() > 0, read_header(scan))
+    assert answer.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == [answer.name, scan.name]
 
 
 @pytest.mark.real_data

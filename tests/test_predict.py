@@ -23,7 +23,7 @@ from seg3d.atomic import temporary_name
 from seg3d.build.prediction import prediction_settings
 from seg3d.config import Config, as_config
 from seg3d.digest import sha256_file
-from seg3d.errors import DataError, FaultsError
+from seg3d.errors import DataError, FaultsError, RunError
 from seg3d.inference.pipeline import overlapped
 from seg3d.io import read_volume
 from seg3d.training.checkpoints import list_checkpoints, save_checkpoint
@@ -121,6 +121,40 @@ def test_what_a_killed_prediction_was_writing_is_removed(
     seg3d.predict(run, scans[:1], tmp_path)
     assert voxels_in(tmp_path) == {scans[0].name: answers[scans[0].name]}
     assert names_in(tmp_path / "probabilities") == set()
+
+
+def test_an_answer_that_another_process_replaces_meanwhile_is_told(
+    run: Path, scans: list[Path], tmp_path: Path
+) -> None:
+    def replace(line: str) -> None:
+        if line.startswith("2/3"):
+            (tmp_path / scans[0].name).write_bytes(b"another answer")
+
+    with pytest.raises(FaultsError, match=f"{scans[0].name}: another process has replaced the answer"):
+        seg3d.predict(run, scans, tmp_path, tell=replace)
+    assert json.loads((tmp_path / MANIFEST).read_text())["scans"] == [scan.name for scan in scans[1:]]
+
+
+def test_a_link_that_leads_nowhere_is_named_and_the_others_go_on(run: Path, scans: list[Path], tmp_path: Path) -> None:
+    lost = tmp_path / "lost.nii.gz"
+    lost.symlink_to(tmp_path / "nowhere.nii.gz")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for scan in (scans[0], lost):
+        shutil.copy(scan, folder, follow_symlinks=False)
+    with pytest.raises(FaultsError, match=r"lost\.nii\.gz: the file is missing"):
+        seg3d.predict(run, [folder], tmp_path / "out")
+    assert (tmp_path / "out" / scans[0].name).is_file()
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"made_by": 1}', '{"made_by": '])
+def test_a_damaged_record_of_progress_is_as_none(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path, damage: str
+) -> None:
+    (tmp_path / PROGRESS).write_text(damage)
+    seg3d.predict(run, scans, tmp_path)
+    assert voxels_in(tmp_path) == answers
+    assert PROGRESS not in names_in(tmp_path)
 
 
 def test_a_finished_prediction_is_made_anew_and_so_is_one_with_other_settings(
@@ -244,6 +278,41 @@ print("loaded", *[name for name in ({names!r} + ("sklearn", "onnx", "openvino"))
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["loaded"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "changed", "told"),
+    [
+        ("model.json", '"blob": 1', '"blob": 3', "changed or damaged"),
+        ("model.json", "{", "[{", "changed or damaged"),
+        ("config.yaml", "kind: zscore", "kind: minmax", r"config prepare\.normalise"),
+        ("config.yaml", "border: constant", "border: mirror", r"config sampling\.border: constant -> mirror"),
+    ],
+)
+def test_a_run_that_is_not_what_was_trained_is_refused(
+    run: Path, scans: list[Path], tmp_path: Path, name: str, was: str, changed: str, told: str
+) -> None:
+    """Its answers would have other labels, or be those to scans that were prepared in another way."""
+    other = shutil.copytree(run, tmp_path / "run")
+    text = (other / name).read_text()
+    assert was in text
+    (other / name).write_text(text.replace(was, changed, 1))
+    with pytest.raises(RunError, match=told):
+        seg3d.predict(other, scans, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_predicts_elsewhere_with_other_settings_of_the_prediction(
+    run: Path, scans: list[Path], answers: dict[str, bytes], tmp_path: Path
+) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    for name in ("splits.json", "data.json", "environment.json", "metrics.csv"):
+        (other / name).unlink()
+    text = (other / "config.yaml").read_text()
+    assert "memory_gib: null" in text
+    (other / "config.yaml").write_text(text.replace("memory_gib: null", "memory_gib: 4"))
+    seg3d.predict(other, scans, tmp_path / "out")
+    assert voxels_in(tmp_path / "out") == answers
 
 
 def test_scans_and_a_part_of_the_split_are_not_given_together(run: Path, scans: list[Path], tmp_path: Path) -> None:

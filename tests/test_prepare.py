@@ -8,6 +8,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +18,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 import yaml
 from scans import write_nifti
+from study import make_study
 
 from seg3d.atomic import exclusive
 from seg3d.errors import FaultsError, Seg3dError, StoreError
@@ -216,6 +220,30 @@ def test_a_killed_worker_is_told_with_its_cases(tmp_path: Path, monkeypatch: pyt
     assert [fault.where for fault in error.value.faults] == ["p0", "p1"]
     assert "2 of 3 cases could not be prepared, 1 were not begun" in str(error.value)
     assert "Lower prepare.workers (now 2)" in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "5", '{"a": 5}'])
+def test_damaged_notes_on_source_files_cost_time_and_nothing_else(config: Path, damage: str) -> None:
+    store = prepare(config, progress=False)
+    notes = (store.path / "sources.json").read_text()
+    (store.path / "sources.json").write_text(damage.replace('"a"', json.dumps(next(iter(json.loads(notes))))))
+    assert prepare(config, progress=False).infos.keys() == store.infos.keys()
+    assert (store.path / "sources.json").read_text() == notes
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_preparation_that_is_killed(tmp_path: Path, sign: signal.Signals) -> None:
+    config = make_study(tmp_path)
+    command = [sys.executable, "-m", "seg3d.cli", "prepare", str(config), "prepare.workers=2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        started: list[psutil.Process] = []
+        while process.poll() is None and len(started) < 3:  # two workers, and who looks after their semaphores
+            started = psutil.Process(process.pid).children()
+            time.sleep(0.01)
+        process.send_signal(sign)
+    assert len(started) == 3
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_faults_of_other_cases_are_told_beside_a_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from full_disk import room_for
 from study import make_study, result_of
 
 import seg3d
@@ -217,6 +219,43 @@ def test_a_run_killed_before_its_best_checkpoint_was_copied_keeps_it(
     assert not list_checkpoints(run / "checkpoints", "best")
     seg3d.resume(run)
     assert chosen_checkpoint(open_run_folder(run)).step == last_epoch
+    assert digests(run) == digests(undisturbed)
+
+
+def test_a_run_that_is_told_to_end_does_not_end_as_if_it_were_done(
+    config: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    def end_me(line: str) -> None:
+        if line.startswith("epoch 2/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = tmp_path / undisturbed.name
+    with pytest.raises(SystemExit) as end:
+        seg3d.train(config, OFTEN, folder=run, tell=end_me)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert not (run / "result.json").exists()
+    seg3d.resume(run)
+    assert digests(run) == digests(undisturbed)
+
+
+@pytest.mark.parametrize("room", [20_000, 100_000])
+def test_a_full_disk_stops_a_run_that_goes_on_once_there_is_room(
+    config: Path, undisturbed: Path, tmp_path: Path, room: int
+) -> None:
+    run = tmp_path / undisturbed.name
+    with room_for(room), pytest.raises(OSError, match="too large"):
+        seg3d.train(config, OFTEN, folder=run)
+    assert not [path.name for path in run.rglob(".tmp-*")]
+    seg3d.resume(run)
+    assert digests(run) == digests(undisturbed)
+
+
+def test_checkpoints_need_no_room_in_the_temporary_folder(
+    config: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on its way through it stays there when the training is killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    run = seg3d.train(config, OFTEN, folder=tmp_path / undisturbed.name)
     assert digests(run) == digests(undisturbed)
 
 

@@ -30,7 +30,7 @@ from served import (
     post,
 )
 from starlette.testclient import TestClient
-from study import make_study
+from study import make_study, rewrite
 from typer.testing import CliRunner
 
 import seg3d
@@ -245,7 +245,7 @@ def test_a_model_that_cannot_be_served_is_told(tmp_path: Path, runs: list[Path])
         load_model([tmp_path])
     other = shutil.copytree(runs[0], tmp_path / "other")
     model = json.loads((other / "model.json").read_text())
-    (other / "model.json").write_text(json.dumps(model | {"channels": ["CT"]}))
+    rewrite(other, "model.json", model | {"channels": ["CT"]})
     with pytest.raises(RunError):
         load_model([runs[0], other])
 

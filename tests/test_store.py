@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from full_disk import room_for
 from scipy import ndimage
 
 from seg3d import store
@@ -125,6 +126,18 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_temporary_one(
     assert [p.name for p in tmp_path.iterdir()] == ["case.h5"]
 
 
+@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_disk_that_fills_up_while_a_volume_is_written_is_told(tmp_path: Path, share: float) -> None:
+    """HDF5 raises another error, or crashes the process, where a write fails under it."""
+    path = tmp_path / "case.h5"
+    write_example(path)
+    before = path.read_bytes()
+    with room_for(int(share * len(before))), pytest.raises(StoreError, match="cannot be written"):
+        write_example(path, recipe_sha256="other")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["case.h5"]
+
+
 def test_damage_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "case.h5"
     write_example(path)
@@ -138,6 +151,28 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         read_info(path)
     with pytest.raises(StoreError, match="missing"):
         read_info(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"), [("way_back", '{"a": '), ("labels", "{"), ("cut_off", "[[1]]"), ("affine", [1.0, 2.0])]
+)
+def test_damage_of_what_a_volume_says_of_itself_is_told(tmp_path: Path, attribute: str, value: Any) -> None:
+    write_example(tmp_path / "case.h5")
+    with h5py.File(tmp_path / "case.h5", "a") as file:
+        file.attrs[attribute] = value
+    with pytest.raises(StoreError, match="not a complete"):
+        read_info(tmp_path / "case.h5")
+
+
+def test_damage_of_an_index_is_told_when_it_is_read(tmp_path: Path) -> None:
+    write_example(tmp_path / "case.h5")
+    with h5py.File(tmp_path / "case.h5", "a") as file:
+        del file["components"], file["slices"]
+    volume = StoredVolume(read_info(tmp_path / "case.h5"))
+    with pytest.raises(StoreError, match="not a complete"):
+        volume.components((0, 0, 0), volume.info.grid.shape)
+    with pytest.raises(StoreError, match="not a complete"):
+        volume.info.slice_counts(2)
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from seg3d.errors import ConfigError, FaultsError, RunError
 from seg3d.training.fit import fit
 from seg3d.training.module import SegmentationModule
 from seg3d.training.outcome import read_weights
-from seg3d.training.run_folder import open_run_folder
+from seg3d.training.run_folder import RunFolder, new_run_folder, open_run_folder
 from seg3d.training.tracking import fit_name, fit_names
 
 
@@ -234,6 +235,35 @@ def test_scans_are_not_prepared_in_another_way_than_the_runs(reference: Path, tm
         with pytest.raises(RunError, match=override.partition(".")[2].partition("=")[0]):
             seg3d.predict(reference, output=tmp_path / "answers", split="test", overrides=[override])
     assert not (tmp_path / "answers").exists()
+
+
+def test_two_trainings_that_begin_together_have_a_folder_each(
+    config: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import seg3d.verbs.train as verb
+
+    chosen: list[Path] = []
+
+    def taken_meanwhile(output_dir: Path, name: str) -> RunFolder:
+        folder = new_run_folder(output_dir, name)
+        chosen.append(folder.path)
+        if len(chosen) == 1:
+            shutil.copytree(reference, folder.path)
+        return folder
+
+    monkeypatch.setattr(verb, "new_run_folder", taken_meanwhile)
+    run = seg3d.train(config, [f"output_dir={tmp_path}", "train.max_epochs=1"])
+    assert [path.name for path in chosen] == [run.name.removesuffix("-2"), run.name]
+    assert result_of(run)["epochs"] == 1
+    assert result_of(chosen[0]) == result_of(reference)
+
+
+def test_a_process_without_standard_output_trains(config: Path, tmp_path: Path) -> None:
+    settings = ["train.max_epochs=1", "train.progress=true", f"output_dir={tmp_path}"]
+    command = [sys.executable, "-m", "seg3d.cli", "train", str(config), *settings]
+    done = subprocess.run(["bash", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [result_of(run)["epochs"] for run in tmp_path.iterdir()] == [1]
 
 
 def test_early_stop_and_running_mean(config: Path) -> None:

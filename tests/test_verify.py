@@ -307,6 +307,14 @@ def change_metrics(run: Path, column: str) -> None:
     (run / "metrics.csv").write_text(text.getvalue())
 
 
+@pytest.mark.parametrize(("name", "damage"), [("metrics.csv", "epoch,step\nx,1\n"), ("resumed.jsonl", '{"changed"')])
+def test_a_record_that_cannot_be_read_is_named(run: Path, tmp_path: Path, name: str, damage: str) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    (other / name).write_text(damage)
+    with pytest.raises(RunError, match=name):
+        seg3d.verify(other)
+
+
 def test_scores_of_labels_and_certificates_are_compared_with_the_repetition(run: Path, tmp_path: Path) -> None:
     forged = Path(shutil.copytree(run, tmp_path / run.name))
     change_metrics(forged, "val_dice_blob")

@@ -23,7 +23,7 @@ from seg3d.auditing.spread import spread_of
 from seg3d.auditing.verdict import is_reproducible, verdict
 from seg3d.digest import sha256_arrays
 from seg3d.errors import RunError
-from seg3d.io import image_files, image_stem, read_volume
+from seg3d.io import image_stem, images_in, read_volume
 from seg3d.training.outcome import read_weights
 from seg3d.training.run_folder import RunFolder, read_json, read_metrics
 from seg3d.training.trace import read_trace
@@ -139,7 +139,7 @@ def weight_spread(runs: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, 
 
 def label_maps(run: RunFolder) -> dict[str, Path]:
     """A run's label maps of its test cases, by case."""
-    return {image_stem(path): path for path in image_files(run.test)}
+    return {image_stem(path): path for path in images_in(run.test)}
 
 
 def disagreeing_voxels(folder: AuditFolder, setups: Sequence[str]) -> dict[str, Any]:

@@ -102,9 +102,8 @@ def _with_negatives(cases: Sequence[Case], negatives: Sequence[Case], faults: li
 
 
 def _match(root: Path, pattern: str) -> list[str]:
-    """Case names of the files that fit a pattern, sorted."""
+    """Case names of the files that fit a pattern, sorted; hidden files are none."""
     parts = [re.escape(part) for part in pattern.split("{case}")]
     expression = re.compile(f"{parts[0]}(?P<case>[^/]+)" + "(?P=case)".join(parts[1:]))
     files = (file.relative_to(root).as_posix() for file in root.glob(pattern.replace("{case}", "*")))
-    cases = (match["case"] for match in map(expression.fullmatch, files) if match)
-    return sorted(case for case in cases if not case.startswith("."))  # hidden files are a Mac's own
+    return sorted(match["case"] for match in map(expression.fullmatch, files) if match and match["case"][0] != ".")

@@ -181,7 +181,7 @@ def _nnunet_cases(root: Path, content: dict[str, Any], ending: str, channels: in
         return _explicit_cases(root, content["dataset"])
     found: dict[str, set[int]] = {}
     faults = []
-    for file in sorted((root / "imagesTr").glob(f"[!.]*{ending}")):  # hidden files are a Mac's own
+    for file in sorted((root / "imagesTr").glob(f"[!.]*{ending}")):
         match = re.fullmatch(r"(.+)_(\d{4})", file.name.removesuffix(ending))
         if match is None:
             faults.append(_entry_fault(file, "file name", file.name, f"NAME_0000{ending}"))

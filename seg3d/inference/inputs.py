@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg3d.errors import DataError
-from seg3d.io import SUFFIXES, answer_name, image_files, image_stem, is_picture, read_header
+from seg3d.io import SUFFIXES, answer_name, image_stem, images_in, is_picture, read_header
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -61,7 +61,7 @@ def _expand(path: Path) -> list[Path]:
         raise DataError("the input does not exist", where=path)
     if path.is_file():
         return [path]
-    files = image_files(path)
+    files = images_in(path)
     if not files:
         raise DataError(
             "the folder holds no image",

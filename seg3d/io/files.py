@@ -29,14 +29,26 @@ def image_stem(path: Path) -> str:
     return name[: len(name) - len(suffix)] if suffix else name
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted by name.
+def images_in(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted; hidden ones are none: drafts, and what other systems leave.
 
-    Hidden ones are none: a Mac leaves ``._NAME`` beside each file on foreign discs and in archives (those of the
-    Decathlon, for instance), and a process that was killed its drafts.
+    Raises:
+        DataError: The name of one cannot be written down, because it is not UTF-8.
     """
-    files = (path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
-    return sorted(path for path in files if not path.name.startswith("."))
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and path.name[0] != ".")
+    unwritable = [ascii(path.name) for path in found if not _is_text(path.name)]
+    if unwritable:
+        fix = "Rename them; they come from a system of another encoding."
+        raise DataError("names of files are not UTF-8", where=folder, got=", ".join(unwritable), fix=fix)
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_header(path: Path) -> ImageHeader:

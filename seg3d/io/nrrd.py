@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from seg3d.atomic import atomic_path
 from seg3d.errors import DataError
 from seg3d.io.header import ImageHeader, Placement, check_size, first_bytes, truncated
-from seg3d.io.itk import grid_of, name_for_itk, open_volume, voxel_type, voxels_of
+from seg3d.io.itk import grid_of, itk_reason, name_for_itk, open_volume, voxel_type, voxels_of
 from seg3d.io.packed import DEFLATE_LIMIT, read_to_end, skip
 
 SUFFIXES = (".nrrd",)
@@ -82,13 +82,22 @@ def read_nrrd_voxels(header: ImageHeader) -> NDArray[Any]:
 
 
 def write_nrrd_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None:
-    """Write ``(x, y, z)`` with origin, spacing and direction of a header, compressed."""
+    """Write ``(x, y, z)`` with origin, spacing and direction of a header, compressed.
+
+    Raises:
+        DataError: It could not be written whole, as on a full disk.
+    """
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     image.SetOrigin(header.native.GetOrigin())
     image.SetSpacing(header.native.GetSpacing())
     image.SetDirection(header.native.GetDirection())
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, name_for_itk(temporary), useCompression=True)
+        try:
+            sitk.WriteImage(image, name_for_itk(temporary), useCompression=True)
+            _check_text_header(temporary)  # ITK does not tell that the last bytes found no room
+        except (RuntimeError, DataError) as error:
+            got = error.got if isinstance(error, DataError) else itk_reason(error)
+            raise DataError("the file cannot be written", where=path, got=got, fix="Is the disk full?") from error
 
 
 def item_size(kind: str) -> int | None:

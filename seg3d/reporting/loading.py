@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seg3d.cases import refuse_grey_levels
 from seg3d.errors import DataError
-from seg3d.io import image_files, image_stem, read_header, read_label_map, read_volume
+from seg3d.io import image_stem, images_in, read_header, read_label_map, read_volume
 from seg3d.reporting.figures import FigureCase, canonical
 from seg3d.volume import Volume
 
@@ -47,7 +47,7 @@ def images_of(folder: Path) -> dict[str, Path]:
         DataError: Two files differ in their suffix alone.
     """
     files: dict[str, Path] = {}
-    for file in image_files(folder):
+    for file in images_in(folder):
         former = files.setdefault(image_stem(file), file)
         if former is not file:
             raise DataError("two files have one name", where=file, got=former.name, fix="Keep one of them.")

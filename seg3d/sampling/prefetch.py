@@ -6,6 +6,8 @@ that the bits are the same however many threads or processes read, and however f
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +17,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
+from seg3d.errors import ConfigError
+
 Prefetch = Literal["auto", "threads", "processes", "none"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 HEAVY_SECONDS = 0.004  # of augmenting a patch: from here on processes pay, below it their copies cost more
+_LONGEST_TEMPORARY = 75  # bytes: a socket's name has 107, and Python adds a folder and a name of its own
 
 
 class Batches(Protocol):
@@ -109,7 +114,19 @@ def choose_prefetch(wanted: Prefetch, workers: int, seconds: Callable[[], float]
         wanted: What was asked for; only ``"auto"`` leaves a choice.
         workers: Workers that were asked for; without any, one thread reads.
         seconds: Measures the CPU seconds of a patch.
+
+    Raises:
+        ConfigError: Processes were asked for, and the name of the temporary folder is too long for their sockets.
     """
+    fits = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TEMPORARY
+    if wanted == "processes" and workers and not fits:  # the training would wait for its first patch for ever
+        raise ConfigError(
+            "the name of the temporary folder is too long for processes that read patches",
+            where="TMPDIR",
+            got=tempfile.gettempdir(),
+            expected=f"at most {_LONGEST_TEMPORARY} bytes",
+            fix="Set TMPDIR=/tmp, or data.prefetch=threads.",
+        )
     if wanted != "auto":
         return wanted
-    return "processes" if workers and seconds() > HEAVY_SECONDS else "threads"
+    return "processes" if workers and fits and seconds() > HEAVY_SECONDS else "threads"

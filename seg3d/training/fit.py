@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from seg3d.atomic import told_late
 from seg3d.errors import ConfigError
 from seg3d.training.data import PatchDataModule
 from seg3d.training.module import SegmentationModule
@@ -48,6 +54,23 @@ class FitSettings:
     progress: bool = True
 
 
+class PlainCheckpoints(TorchCheckpointIO):
+    """Has Lightning write a checkpoint where it is told to.
+
+    By itself it goes through the system's temporary folder: that has to have room, and a killed training leaves the
+    checkpoint there.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
+        """Write the file; its bytes are those that Lightning writes.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with told_late(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+
 def fit(
     module: SegmentationModule,
     data: PatchDataModule,
@@ -55,10 +78,17 @@ def fit(
     callbacks: Sequence[pl.Callback],
     checkpoint: Path | None = None,
 ) -> pl.Trainer:
-    """Train, from a checkpoint on if one is given; the trainer is returned after the last epoch."""
+    """Train, from a checkpoint on if one is given; the trainer is returned after the last epoch.
+
+    Raises:
+        SystemExit: The process was told to end (SIGTERM); its exit code says so.
+    """
     trainer = make_trainer(settings, callbacks)
     with told_by_ranks():
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SIGTERMException as error:  # Lightning's own end has exit code 0, as if the training were done
+            raise SystemExit(128 + signal.SIGTERM) from error
     return trainer
 
 
@@ -69,7 +99,8 @@ def make_trainer(settings: FitSettings, callbacks: Sequence[pl.Callback] = ()) -
         ConfigError: The machine has no such accelerator, or it knows no such precision.
     """
     _quieten()
-    bar = settings.progress and sys.stdout.isatty()  # where Lightning draws it
+    # where Lightning draws it; without one where the process has no standard output
+    bar = settings.progress and sys.stdout is not None and sys.stdout.isatty()
     try:
         trainer = _lightning_trainer(settings, callbacks, bar)
         # Lightning takes bf16 for fp16 on a CPU and only warns
@@ -104,6 +135,7 @@ def _lightning_trainer(settings: FitSettings, callbacks: Sequence[pl.Callback], 
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bar,
+        plugins=[PlainCheckpoints()],
         callbacks=[*callbacks, *([TQDMProgressBar(refresh_rate=1)] if bar else [])],
     )
 

@@ -22,6 +22,13 @@ MANIFEST = "run.json"
 INITIAL_WEIGHTS = "initial_weights"  # in data.json: where the training began, and what was seen before
 
 
+class FolderTakenError(RunError):
+    """A run folder that is to be made and is there already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("the run folder is there already", where=path, fix="Give another, or remove it.")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of a run's files; the folder is the truth, tracking servers mirror it."""
@@ -114,11 +121,18 @@ class RunFolder:
         return self.path / "report.html"
 
     def changes(self) -> list[str]:
-        """What had changed in config, data or code when the run was continued all the same; empty as a rule."""
+        """What had changed in config, data or code when the run was continued all the same; empty as a rule.
+
+        Raises:
+            RunError: The record of that is damaged.
+        """
         if not self.resumed.exists():
             return []
-        records = [json.loads(line) for line in self.resumed.read_text(encoding="utf-8").splitlines()]
-        return [line for record in records for line in record["changed"]]
+        try:
+            records = [json.loads(line) for line in self.resumed.read_text(encoding="utf-8").splitlines()]
+            return [str(line) for record in records for line in record["changed"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError("a file of the run is damaged", where=self.resumed, got=error) from error
 
     def certificates(self) -> list[dict[str, Any]]:
         """The sampling certificates of the epochs done.
@@ -158,9 +172,12 @@ class RunFolder:
             config_yaml: The same for people and for whoever continues the run.
             documents: By file name: text, or a JSON document.
             identity: Digests that say which run this is; kept in ``run.json``.
+
+        Raises:
+            FolderTakenError: It is there already.
         """
         if self.path.exists():
-            raise RunError("the run folder is there already", where=self.path, fix="Give another, or remove it.")
+            raise FolderTakenError(self.path)
         draft = temporary_name(self.path)
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "checkpoints").mkdir(parents=True)
@@ -180,7 +197,12 @@ class RunFolder:
                 "config": dict(config),
             }
             write_json(draft / MANIFEST, {**content, "sha256": sha256_json(content)})
-            draft.rename(self.path)
+            try:
+                draft.rename(self.path)
+            except OSError as error:  # another process was faster
+                if self.path.exists():
+                    raise FolderTakenError(self.path) from error
+                raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -209,6 +231,18 @@ class RunFolder:
         Raises:
             RunError: It or a file that it lists was changed or is missing.
         """
+        return self._checked_manifest(complete=True)
+
+    def recorded_config(self) -> dict[str, Any]:
+        """The config as the run began, once the documents that are there are known to be those of that time.
+
+        Raises:
+            RunError: ``run.json`` or a document that is there was changed.
+        """
+        config: dict[str, Any] = self._checked_manifest(complete=False)["config"]
+        return config
+
+    def _checked_manifest(self, *, complete: bool) -> dict[str, Any]:
         manifest: dict[str, Any] = read_json(self.path / MANIFEST)
         digest = manifest.pop("sha256", None)
         try:
@@ -220,7 +254,7 @@ class RunFolder:
             changed, files = [MANIFEST], {}
         for name, expected in files.items():
             path = self.path / name
-            if not path.is_file() or sha256_file(path) != expected:
+            if (complete or path.exists()) and not (path.is_file() and sha256_file(path) == expected):
                 changed.append(name)
         if changed:
             raise RunError(
@@ -307,6 +341,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """The rows of ``metrics.csv``; empty cells are ``None``."""
-    with folder.metrics.open(encoding="utf-8", newline="") as file:
-        return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    """The rows of ``metrics.csv``; empty cells are ``None``.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    try:
+        with folder.metrics.open(encoding="utf-8", newline="") as file:
+            return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise RunError("a file of the run is damaged", where=folder.metrics, got=error) from error

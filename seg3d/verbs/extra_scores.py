@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg3d.errors import DataError
-from seg3d.io import image_files, image_stem, read_header, read_volume
+from seg3d.io import image_stem, images_in, read_header, read_volume
 from seg3d.metrics.cell_summary import cell_rules, plain_scores, summarise_cells
 from seg3d.metrics.cells import REPORTED, CellScore, cell_scores
 from seg3d.metrics.interval import Bootstrap, plain
@@ -60,7 +60,7 @@ def find_probabilities(predictions: Path) -> dict[str, Path] | None:
     if not folder.is_dir():
         return None
     found: dict[str, Path] = {}
-    for path in image_files(folder):
+    for path in images_in(folder):
         former = found.setdefault(image_stem(path), path)
         if former is not path:
             raise DataError("two probability maps have one name", where=path, got=former.name, fix="Remove one.")

@@ -10,7 +10,7 @@ from seg3d.build.dataset import build_dataset, foreground
 from seg3d.cases import Dataset, Region, read_dataset
 from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
-from seg3d.io import SUFFIXES, image_files, image_stem, read_header
+from seg3d.io import SUFFIXES, image_stem, images_in, read_header
 from seg3d.reporting.loading import CaseFiles, images_of
 from seg3d.verbs.manifest import read_manifest
 from seg3d.verbs.meaning import refuse_contradiction
@@ -63,7 +63,7 @@ def gather_cases(
 def _predictions(path: Path, cases: Sequence[str]) -> dict[str, Path]:
     if not path.exists():
         raise DataError("the predictions do not exist", where=path)
-    files = [path] if path.is_file() else image_files(path)
+    files = [path] if path.is_file() else images_in(path)
     found: dict[str, Path] = {}
     for file in files:
         if found.setdefault(image_stem(file), file) is not file:

@@ -16,7 +16,7 @@ from seg3d.io import image_stem
 from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, read_json
 
 MANIFEST = "predictions.json"
-SEVERAL_MODELS = "several_models"  # kind of a doubt
+SEVERAL_MODELS, UNKNOWN_MAKER = "several_models", "unknown_maker"  # kinds of doubts
 PARTS = ("train", "val", "test")  # a scan that members know as several is what flatters most
 
 
@@ -84,20 +84,20 @@ def earlier_answers(target: Path, scans: Sequence[str]) -> list[dict[str, Any]]:
     return found
 
 
-def forget_answer(target: Path, name: str) -> None:
-    """Take an answer out of the record of a folder before another one takes its place.
+def withdraw(target: Path, scan: str) -> None:
+    """Take an answer that is about to be replaced out of the record of a folder.
 
-    Else a prediction that is stopped would leave its answers under the name of the one before.
+    Whoever is stopped before the new record is written leaves an answer of unknown origin, not one of another model.
     """
     try:
         former = read_manifest(target)
-    except RunError:  # it will be written anew
+    except RunError:
         return
-    told = [answers for answers in _all_answers(former) if name in answers.get("scans", [])]
-    for answers in told:
-        answers["scans"].remove(name)
-        answers.get("parts", {}).pop(name, None)
-    if told:
+    found = [answers for answers in _all_answers(former) if scan in answers.get("scans", [])]
+    for answers in found:
+        answers["scans"].remove(scan)
+        answers.get("parts", {}).pop(scan, None)
+    if found:
         write_json(target / MANIFEST, former)
 
 
@@ -149,7 +149,7 @@ def doubts_about(manifest: Mapping[str, Any], files: Sequence[Path]) -> list[dic
     found = []
     if names:
         text = f"{_of(names, files)} not told of in {MANIFEST}: {_named(sorted(names))}; who made them is not known"
-        found.append(("unknown_maker", text))
+        found.append((UNKNOWN_MAKER, text))
     if len(makers) > 1:
         found.append((SEVERAL_MODELS, f"these predictions were made by several models: {_named(makers)}"))
     if parts["train"]:

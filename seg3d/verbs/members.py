@@ -15,7 +15,7 @@ from seg3d.build.dataset import build_recipe, classes, outputs
 from seg3d.build.prediction import build_margin, build_network, build_window, device_type
 from seg3d.build.settings import build_clean_up
 from seg3d.cases import Region
-from seg3d.config import Config, load_config
+from seg3d.config import WITHOUT_EFFECT, Config, load_config
 from seg3d.digest import sha256_file, sha256_tensors
 from seg3d.errors import RunError
 from seg3d.inference.backends import compiled
@@ -27,6 +27,8 @@ from seg3d.training.outcome import predicting_weights, read_checkpoint
 from seg3d.training.run_folder import MANIFEST as RUN_MANIFEST
 from seg3d.training.run_folder import RunFolder, open_run_folder, read_json
 
+# of the config: what a network is and how its scans are prepared
+_DECISIVE = ("prepare.", "model.", "sampling.patch_size", "sampling.neighbours", "sampling.border")
 # of model.json: without these no mean makes sense
 _AGREED = ("channels", "labels", "ignore_label", "recipe_sha256", "regions")
 
@@ -75,7 +77,31 @@ def open_runs(paths: Sequence[Path | str]) -> list[RunFolder]:
         found += map(open_run_folder, finished)
     if not found:
         raise RunError("no run was given", expected="one run folder or more")
+    for folder in found:
+        _refuse_changed(folder)
     return found
+
+
+def _refuse_changed(folder: RunFolder) -> None:
+    """Refuse a run whose network would be built, or its scans prepared, in another way than it was trained.
+
+    Documents that predicting does not need may be missing. Changes that the run was continued with are its own.
+    """
+    now = load_config(folder.config).model_dump(mode="json")
+    began = Config.model_validate(folder.recorded_config()).model_dump(mode="json")  # older ones lack newer settings
+    lines = [
+        f"config {key}: {was} -> {is_now}"
+        for key, (was, is_now) in differences(began, now).items()
+        if key.startswith(_DECISIVE) and not key.startswith(WITHOUT_EFFECT)
+    ]
+    changed = sorted(set(lines) - set(folder.changes())) if lines else []
+    if changed:
+        raise RunError(
+            "the config is not the one that the run was trained with",
+            where=folder.config,
+            got="; ".join(changed),
+            fix="Restore it; settings of a prediction are given with --set.",
+        )
 
 
 def load_member(folder: RunFolder, overrides: Sequence[str] = ()) -> Member:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -24,7 +22,7 @@ from seg3d.forecast.usage import Seconds, now, peak_bytes, timed
 from seg3d.preparation import Recipe, WayBack, restore_probability
 from seg3d.store import read_info
 from seg3d.verbs.prepare import prepare_jobs
-from seg3d.verbs.prepare_cases import PrepareJob, prepare_case
+from seg3d.verbs.prepare_cases import PrepareJob, end_with_parent, prepare_case
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -60,18 +58,11 @@ def in_process(work: Callable[[Argument], Result], argument: Argument) -> Result
 def _work_for(sender: Connection, work: Callable[[Argument], Result], argument: Argument) -> None:
     # an exception unwinds the stack, which removes temporary folders; a signal alone does not
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_ENDED))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         sender.send(work(argument))
     except Seg3dError as error:
         sender.send(Seg3dError(str(error)))  # some cannot be sent to another process as they are
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def sample(task: tuple[Dataset, Recipe, tuple[CaseSize, ...]]) -> list[Sampled]:

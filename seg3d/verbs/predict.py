@@ -24,7 +24,7 @@ from seg3d.preparation import Prepared
 from seg3d.training.memory import kept_memory
 from seg3d.training.reproducibility import configured
 from seg3d.training.run_folder import RunFolder
-from seg3d.verbs.manifest import MANIFEST, earlier_answers, forget_answer, parts_of_scans
+from seg3d.verbs.manifest import MANIFEST, earlier_answers, parts_of_scans
 from seg3d.verbs.members import (
     Member,
     build_predictor,
@@ -179,16 +179,15 @@ def _predict_scans(
         progress.note(scan, found.precision)
         return found
 
-    def store(scan: Scan, found: Prediction) -> None:
-        forget_answer(target, scan.name)
-        write_answer(predictor, scan, target, found)
+    def write(scan: Scan, found: Prediction) -> None:
+        progress.write(scan, lambda: write_answer(predictor, scan, target, found))
 
     faults: dict[str, Fault] = {}
     for scan, error in overlapped(
         left,
         lambda scan: read_scan(predictor, scan),
         answer,
-        store,
+        write,
         # a limit is for one scan at a time
         ahead=config.predict.memory_gib is None,
     ):
@@ -198,6 +197,7 @@ def _predict_scans(
         else:
             faults[scan.name] = Fault(scan.name, "not_predicted", str(error))
         tell(numbers[scan.name] if error is None else f"{numbers[scan.name]}: failed")
+    faults |= {scan.name: _replaced(scan) for scan in scans if scan.name not in faults and not progress.has_own(scan)}
     answered = [scan for scan in scans if scan.name not in faults]
     _write_manifest(target, members, predictor, answered, progress.precision(answered), config.predict.probabilities)
     if faults:
@@ -210,6 +210,11 @@ def _tell_turned(scan: Scan, tell: Callable[[str], None]) -> None:
     """A network that has learnt from upright pictures may have seen this one lying on its side."""
     if any(read_header(path).shown_turned for path in scan.images):
         tell(f"NOTE: {scan.name}: viewers are told to show the picture turned; it was predicted as it is stored")
+
+
+def _replaced(scan: Scan) -> Fault:
+    fix = "Predict into one folder at a time, or into several."
+    return Fault(scan.name, "not_predicted", "another process has replaced the answer meanwhile", fix=fix)
 
 
 def _scans_of_split(folder: RunFolder, config: Config, split: str) -> list[Scan]:

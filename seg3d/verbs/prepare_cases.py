@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -74,8 +76,21 @@ def prepare_cases(jobs: Sequence[PrepareJob], workers: int) -> Iterator[Outcome]
             yield job, prepare_case(job)
         return
     # forked workers would inherit the locks of torch's and HDF5's threads
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=end_with_parent) as pool:
         yield from _in_pool(pool, jobs, min(workers, len(jobs)))
+
+
+def end_with_parent() -> None:
+    """Have this process told to end (SIGTERM) when the one that started it has ended, even if that was killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _in_pool(pool: ProcessPoolExecutor, jobs: Sequence[PrepareJob], workers: int) -> Iterator[Outcome]:

@@ -10,7 +10,7 @@ from seg3d.build.dataset import build_dataset
 from seg3d.cases import Dataset, Region, read_dataset
 from seg3d.config import load_config
 from seg3d.errors import DataError, Fault, FaultsError
-from seg3d.io import SUFFIXES, image_files, image_stem
+from seg3d.io import SUFFIXES, image_stem, images_in
 
 _PARTNER = "Give files the same name, or the config that pairs them as LABELS."
 
@@ -116,7 +116,7 @@ def _of_dataset(dataset: Dataset) -> References:
 
 
 def _label_files(path: Path) -> dict[str, Path]:
-    files = [path] if path.is_file() else image_files(path)
+    files = [path] if path.is_file() else images_in(path)
     found: dict[str, Path] = {}
     for file in files:
         former = found.setdefault(image_stem(file), file)

@@ -20,7 +20,7 @@ from seg3d.training.checkpoints import list_checkpoints
 from seg3d.training.run_folder import MANIFEST, RunFolder, open_run_folder, read_json
 from seg3d.training.tracking import attach
 from seg3d.verbs.evaluations import evaluation_in, last_evaluation, overwritten_scores
-from seg3d.verbs.manifest import SEVERAL_MODELS, read_manifest
+from seg3d.verbs.manifest import SEVERAL_MODELS, UNKNOWN_MAKER, read_manifest
 
 
 def report(
@@ -87,8 +87,10 @@ def report_scores(
         tell: Called with where the page is, or why there is none.
     """
     manifest = read_manifest(predictions)
-    if run is None and any(doubt["kind"] == SEVERAL_MODELS for doubt in read_json(summary)["warnings"]):
-        tell("no run's report is made: several models made these predictions")  # as the folds of a cross-validation
+    doubts = {doubt["kind"] for doubt in read_json(summary)["warnings"]}
+    if run is None and doubts & {SEVERAL_MODELS, UNKNOWN_MAKER}:  # as the folds of a cross-validation
+        made_by = "several models" if SEVERAL_MODELS in doubts else "it is not known which model"
+        tell(f"no run's report is made: {made_by} made these predictions")
         return
     folder = RunFolder(run) if run is not None else _find_run(predictions, labels, manifest)
     if folder is None:

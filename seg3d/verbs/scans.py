@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic's own choice up to Python 3.11
 
 from seg3d.atomic import remove_leftovers, write_json
 from seg3d.digest import sha256_file
@@ -15,8 +18,23 @@ from seg3d.inference.precision import PrecisionChoice
 from seg3d.inference.predictor import Prediction, Predictor
 from seg3d.io import answer_name, image_stem, is_picture, read_header, read_image, write_like
 from seg3d.preparation import Prepared
+from seg3d.verbs.manifest import withdraw
 
 PROGRESS = "predictions.unfinished.json"
+
+
+class _Done(TypedDict):
+    files: list[list[Any]]
+    answer: str
+
+
+class _Former(TypedDict):
+    made_by: dict[str, Any]
+    done: dict[str, _Done]
+    precision: dict[str, Any]
+
+
+_SHAPE = TypeAdapter(_Former)
 _MAPS = ("probabilities", "uncertainty", "attention")  # folders beside the label maps
 _NAMED = 5  # files in a message
 
@@ -52,7 +70,7 @@ class Progress:
     """Which scans of a prediction are done, kept in its folder until all are, so that it goes on after an end.
 
     What a killed prediction was writing is removed. A scan counts as done only if the same members with the same
-    settings have answered to the same files.
+    settings have answered to the same files, and the answer is the one that they gave.
 
     Args:
         target: Folder of the answers.
@@ -65,16 +83,32 @@ class Progress:
         self._path = target / PROGRESS
         self._target = target
         self._made_by = json.loads(json.dumps(made_by))
+        self._answers: dict[str, str] = {}
         self._done: dict[str, Any] = {}
         self._precision: dict[str, Any] = {}
-        if self._path.is_file():
-            former = json.loads(self._path.read_text(encoding="utf-8"))
-            if former["made_by"] == self._made_by:
-                self._done, self._precision = former["done"], former.get("precision", {})
+        former = _read(self._path)
+        if former.get("made_by") == self._made_by:
+            self._done, self._precision = former["done"], former["precision"]
 
     def has(self, scan: Scan) -> bool:
         """Whether a scan has its answer already."""
-        return self._done.get(scan.name) == _files(scan) and (self._target / scan.name).is_file()
+        done = self._done.get(scan.name, {})
+        return done.get("files") == _files(scan) and self.has_own(scan)
+
+    def has_own(self, scan: Scan) -> bool:
+        """Whether the answer that lies there is the one that was given here, not that of another process."""
+        answer = self._target / scan.name
+        return scan.name in self._done and answer.is_file() and self._done[scan.name]["answer"] == sha256_file(answer)
+
+    def write(self, scan: Scan, write: Callable[[], Path]) -> None:
+        """Write the answer to a scan; who answers is written down before the first one.
+
+        What another model had done in this folder does not count from then on.
+        """
+        if not self._answers:
+            self._save()
+        withdraw(self._target, scan.name)
+        self._answers[scan.name] = sha256_file(write())
 
     def note(self, scan: Scan, precision: PrecisionChoice | None) -> None:
         """Remember in which precision a scan was answered, where that was checked."""
@@ -84,7 +118,10 @@ class Progress:
 
     def add(self, scan: Scan) -> None:
         """A scan has its answer now."""
-        self._done[scan.name] = _files(scan)
+        self._done[scan.name] = {"files": _files(scan), "answer": self._answers[scan.name]}
+        self._save()
+
+    def _save(self) -> None:
         write_json(self._path, {"made_by": self._made_by, "done": self._done, "precision": self._precision})
 
     def precision(self, scans: Sequence[Scan]) -> dict[str, Any]:
@@ -96,9 +133,18 @@ class Progress:
         self._path.unlink(missing_ok=True)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A record of progress; one that is damaged or of another version is as none, which costs time, nothing else."""
+    try:
+        return dict(_SHAPE.validate_json(path.read_bytes()))
+    except (OSError, ValidationError):
+        return {}
+
+
 def _files(scan: Scan) -> list[list[Any]]:
-    """Where the files of a scan are, and by what a change of one shows."""
-    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in scan.images]
+    """Where the files of a scan are, and by what a change of one shows; those that are gone are left out."""
+    there = [path for path in scan.images if path.is_file()]
+    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in there]
 
 
 def refuse_overwriting_inputs(scans: Sequence[Scan], target: Path) -> None:

@@ -32,7 +32,14 @@ from seg3d.training.outcome import load_plain, read_progress, refuse_diverged, s
 from seg3d.training.progress import Progress
 from seg3d.training.ranks import RankSetup
 from seg3d.training.reproducibility import choose_cublas_workspace
-from seg3d.training.run_folder import INITIAL_WEIGHTS, RunFolder, latest_run, new_run_folder, read_json
+from seg3d.training.run_folder import (
+    INITIAL_WEIGHTS,
+    FolderTakenError,
+    RunFolder,
+    latest_run,
+    new_run_folder,
+    read_json,
+)
 from seg3d.training.start import Start, read_start
 from seg3d.training.tracking import Tracker, start_tracking
 from seg3d.verbs.initial_weights import initial_of, meaning_of_outputs, refuse_other_network, tell_seen
@@ -129,10 +136,8 @@ def begin(
     if start is not None:
         refuse_other_network(config, store, start, tell)
     identity = _identity(config, store, split, start)
-    name = f"{config.name}-{identity['identity_sha256'][:8]}"
-    target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), name)
-    earlier = latest_run(target.path.parent, config.name)
-    _create(target, config, store, split, identity, earlier, tell, prefetch, start)
+    earlier = latest_run(folder.parent if folder else Path(config.output_dir), config.name)
+    target = _create(folder, config, store, split, identity, earlier, tell, prefetch, start)
     job = Job(config, target, store, split)
     if config.tracking.enabled:
         _start_tracking(job, tags or {})
@@ -229,7 +234,7 @@ def data_record(store: Store) -> dict[str, Any]:
 
 
 def _create(
-    folder: RunFolder,
+    folder: Path | None,
     config: Config,
     store: Store,
     split: Split,
@@ -238,7 +243,7 @@ def _create(
     tell: Callable[[str], None],
     prefetch: str,
     start: Start | None,
-) -> None:
+) -> RunFolder:
     data = data_record(store)
     if start is not None:
         data |= {INITIAL_WEIGHTS: start.record()}
@@ -270,7 +275,16 @@ def _create(
     }
     if patch := code_patch():
         documents["code.patch"] = patch + "\n"
-    folder.create(config.model_dump(mode="json"), to_yaml(config), documents, identity)
+    name = f"{config.name}-{identity['identity_sha256'][:8]}"
+    while True:
+        target = RunFolder(folder) if folder else new_run_folder(Path(config.output_dir), name)
+        try:
+            target.create(config.model_dump(mode="json"), to_yaml(config), documents, identity)
+        except FolderTakenError:  # by another process with the same config, since the name was found free
+            if folder is not None:
+                raise
+            continue
+        return target
 
 
 def _fit(
