@@ -92,8 +92,9 @@ def write_nrrd_like(path: Path, data: NDArray[Any], header: ImageHeader) -> None
     image.SetSpacing(header.native.GetSpacing())
     image.SetDirection(header.native.GetDirection())
     with atomic_path(path) as temporary:
+        name = name_for_itk(temporary)
         try:
-            sitk.WriteImage(image, name_for_itk(temporary), useCompression=True)
+            sitk.WriteImage(image, name, useCompression=True)
             _check_text_header(temporary)  # ITK does not tell that the last bytes found no room
         except (RuntimeError, DataError) as error:
             got = error.got if isinstance(error, DataError) else itk_reason(error)
