@@ -175,6 +175,7 @@ def add_members(
     device: torch.device,
     dropout: McDropout | None,
     scan: str,
+    memory: int,
 ) -> None:
     """Add each member's probabilities, one member after the other.
 
@@ -187,15 +188,16 @@ def add_members(
         device: Where the networks are.
         dropout: Sample dropout; the number of the pass runs on from network to network.
         scan: Name of the scan in the keys of the masks.
+        memory: Bytes for the tiles of each in its turn: what one has freed, the next one takes.
     """
     axis = slab_axis(members[0][0])
     for number, (network, window) in enumerate(members):
         if dropout is None:
-            spread.add(_along(axis, network, window, image, outside, device, evaluating))
+            spread.add(_along(axis, network, window, image, outside, device, evaluating, memory))
             continue
         for turn in range(number * dropout.passes, (number + 1) * dropout.passes):
             with seeded(derived_seed(dropout.seed, "mc-dropout", scan, turn), device):
-                spread.add(_along(axis, network, window, image, outside, device, sampling_dropout))
+                spread.add(_along(axis, network, window, image, outside, device, sampling_dropout, memory))
 
 
 def _along(
@@ -206,12 +208,13 @@ def _along(
     outside: Sequence[float],
     device: torch.device,
     mode: Mode,
+    memory: int,
 ) -> Slabs:
     """A network's slabs along an axis; one of other slices is asked for the whole scan, as one slab."""
     if slab_axis(network) == axis:
-        yield from window.slabs(network, image, outside, mode=mode, device=device)
+        yield from window.slabs(network, image, outside, mode=mode, device=device, memory=memory)
     else:
-        whole = window.probabilities(network, image.to(device), outside, mode=mode)
+        whole = window.probabilities(network, image.to(device), outside, mode=mode, memory=memory)
         yield 0, whole.movedim(axis + 1, 1)
 
 

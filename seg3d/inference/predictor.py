@@ -262,11 +262,12 @@ class Predictor:
             return
         axis, outputs = slab_axis(self.network), len(self._names)
         x, y, z = np.moveaxis(prepared.image[0], axis, 0).shape
-        memory = available_bytes(self.device, limit)
         members = [(network, _limited(window, limit)) for network, window in self._members]
-        with held_maps(2 * outputs + 1, (x, y, z), self.device, memory, self.scratch) as maps:
+        room = available_bytes(self.device, limit)
+        with held_maps(2 * outputs + 1, (x, y, z), self.device, room, self.scratch) as maps:
+            memory = available_bytes(self.device, limit)
             spread = SpreadOfScan(maps, x, binary_entropy if self.regions else entropy)
-            add_members(spread, members, image, outside, self.device, self.mc_dropout, name)
+            add_members(spread, members, image, outside, self.device, self.mc_dropout, name, memory)
             yield from map(stacked, spread.slabs(_FEW_PLANES))
 
     def _beside_answer(self, prepared: Prepared, kept: int) -> int | None:

@@ -122,7 +122,13 @@ class SlidingWindow:
         return Choice("blended", found)
 
     def probabilities(
-        self, network: nn.Module, image: torch.Tensor, outside: Sequence[float], *, mode: Mode = evaluating
+        self,
+        network: nn.Module,
+        image: torch.Tensor,
+        outside: Sequence[float],
+        *,
+        mode: Mode = evaluating,
+        memory: int | None = None,
     ) -> torch.Tensor:
         """Probabilities ``(output, x, y, z)``, float32 on the image's device.
 
@@ -131,11 +137,12 @@ class SlidingWindow:
             image: ``(channel, x, y, z)``.
             outside: Value of each channel beyond the volume, for the border ``"constant"``.
             mode: Puts the network into the mode that it is used in, for the time of the call: evaluation mode.
+            memory: As :meth:`slabs`.
         """
         axis = slab_axis(network)
         shape = [image.shape[1 + a] for a in _slab_first(axis)]
         whole: torch.Tensor | None = None
-        for start, values in self.slabs(network, image, outside, mode=mode):
+        for start, values in self.slabs(network, image, outside, mode=mode, memory=memory):
             if whole is None:
                 whole = torch.empty((len(values), *shape), device=values.device)
             whole[:, start : start + values.shape[1]] = values
@@ -150,6 +157,7 @@ class SlidingWindow:
         *,
         mode: Mode = evaluating,
         device: torch.device | None = None,
+        memory: int | None = None,
     ) -> Slabs:
         """Probabilities slab by slab: the first plane and ``(output, planes, ...)`` with the slab axis first.
 
@@ -163,6 +171,7 @@ class SlidingWindow:
             outside: As :meth:`probabilities`.
             mode: As :meth:`probabilities`.
             device: Where the network is; ``None``: where the image is.
+            memory: Bytes for tiles; ``None``: what :attr:`memory_bytes` leaves, or half of what is free.
 
         Raises:
             ConfigError: The memory is too small: for the smallest tile, or for blended ones as asked.
@@ -170,7 +179,8 @@ class SlidingWindow:
         turned = _Turned(self, network, image, outside, device or image.device, mode)
         if self.memory_bytes is not None:  # a limit holds for the holes in the heap, too
             map_large_blocks(_SMALLEST_MAPPED)
-        memory = available_bytes(turned.device, self.memory_bytes)
+        if memory is None:
+            memory = available_bytes(turned.device, self.memory_bytes)
         done = 0
         while done < turned.shape[0]:
             try:
