@@ -85,9 +85,8 @@ def test_a_scan_of_another_kind_than_was_learnt_from_is_refused(undisturbed: Pat
     assert len(seg3d.predict(undisturbed, [tmp_path], tmp_path / "answers")) == 1
 
 
+@pytest.mark.parametrize("config", ["pictures"], indirect=True)
 def test_a_picture_that_viewers_show_turned_is_told(undisturbed: Path, tmp_path: Path) -> None:
-    if ".png" not in (undisturbed / "data.json").read_text():
-        pytest.skip("a volume is not shown turned")
     exif, lines = Image.Exif(), list[str]()
     exif[0x0112] = 6
     for name, remark in (("phone.jpg", exif), ("upright.jpg", Image.Exif())):
