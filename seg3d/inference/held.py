@@ -7,8 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class _InMemory:
 class _InFile:
     """Planes lie one behind the other, so that a slab is one piece of the file."""
 
-    def __init__(self, file: IO[bytes], plane: tuple[int, ...], device: torch.device) -> None:
+    def __init__(self, file: BufferedRandom, plane: tuple[int, ...], device: torch.device) -> None:
         self._file = file
         self._plane = plane
         self._device = device
@@ -90,7 +91,7 @@ class _InFile:
     def read(self, start: int, stop: int) -> torch.Tensor:
         planes = np.empty((stop - start, *self._plane), np.float32)
         self._file.seek(self._offset(start))
-        self._file.readinto(planes)  # type: ignore[attr-defined]  # a buffered reader has it
+        self._file.readinto(planes.data)
         return torch.from_numpy(planes).movedim(0, 1).to(self._device)
 
     @contextmanager

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from seg3d.inference.assemble import Derive
 from seg3d.inference.ensemble import Spread
 
-KINDS = ("entropy", "mutual_information", "sd")
 # the SD that a voxel gets whose label is removed in the end
 REMOVED = "sd of no label"
 
