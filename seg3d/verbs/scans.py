@@ -175,20 +175,12 @@ def refuse_other_kind(scans: Sequence[Scan], pictures: bool | None) -> None:
         return
     got = ", ".join(path.name for path in other[:_NAMED]) + (f" and {len(other) - _NAMED} more" * (len(other) > _NAMED))
     if pictures:
-        raise DataError(
-            "a volume is turned to the patient's axes, which the pictures that this run has learnt from do not have",
-            where=other[0].parent,
-            got=got,
-            expected="PNG, TIFF or JPEG",
-            fix="Export it as the pictures were, or leave it out.",
-        )
-    raise DataError(
-        "a picture does not hold the grey values that this run has learnt from",
-        where=other[0].parent,
-        got=got,
-        expected="volumes, as NIfTI or NRRD",
-        fix="Predict the scan itself, not a picture of it, or leave it out.",
-    )
+        what = "a volume is turned to the patient's axes, which the pictures that this run has learnt from do not have"
+        expected, fix = "PNG, TIFF or JPEG", "Export it as the pictures were, or leave it out."
+    else:
+        what = "a picture does not hold the grey values that this run has learnt from"
+        expected, fix = "volumes, as NIfTI or NRRD", "Predict the scan itself, not a picture of it, or leave it out."
+    raise DataError(what, where=other[0].parent, got=got, expected=expected, fix=fix)
 
 
 def _overwrites(answer: Path, scan: Scan) -> bool:
